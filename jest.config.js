@@ -1,0 +1,18 @@
+'use strict';
+/* Three suites: unit is fast and needs no other program; conformance compiles against vendors' headers; e2e runs QEMU. */
+const base = {
+  rootDir: __dirname,
+  testEnvironment: 'node',
+  transform: { '^.+\\.[jt]s$': '@swc/jest' },
+  modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/build'],
+};
+
+module.exports = {
+  maxWorkers: 2,
+  testTimeout: 120_000,
+  projects: ['unit', 'conformance', 'e2e'].map((name) => ({
+    ...base,
+    displayName: name,
+    testMatch: [`<rootDir>/tests/${name}/**/*.test.ts`],
+  })),
+};
