@@ -26,7 +26,7 @@ function resolve(packageDirectory) {
   const prebuilds = path.join(directory, 'prebuilds', `${process.platform}-${process.arch}`);
   const found =
     firstNode(path.join(directory, 'build', 'Release'), /\.node$/) ||
-    firstNode(prebuilds, /^(node\.)?napi.*\.node$|\.napi\.node$/);
+    firstNode(prebuilds, /^(?!electron).*napi.*\.node$/);
   if (found === undefined) {
     throw new Error(
       `no binary for ${process.platform}-${process.arch} in ${directory} (looked in build/Release and ${prebuilds})`,
