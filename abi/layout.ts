@@ -156,15 +156,16 @@ export interface Constants {
   readonly values: Readonly<Record<string, number | bigint>>;
 }
 
+/** The values with their literal types, and their declaration under DECL. Named so that a .d.ts file can refer to it. */
+export type ConstantsOf<V> = V & { readonly [DECL]: Constants };
+
 /** Groups constants for the generator and the conformance tests; returns the values with their literal types. */
 export function constants<const V extends Readonly<Record<string, number | bigint>>>(
   spec: string,
   values: V,
-): V & { readonly [DECL]: Constants } {
+): ConstantsOf<V> {
   const decl: Constants = { kind: 'constants', spec, values };
-  return Object.freeze(Object.defineProperty({ ...values }, DECL, { value: decl })) as V & {
-    readonly [DECL]: Constants;
-  };
+  return Object.freeze(Object.defineProperty({ ...values }, DECL, { value: decl })) as ConstantsOf<V>;
 }
 
 /** Key under which a constants group carries its own declaration. */

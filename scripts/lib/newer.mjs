@@ -25,7 +25,7 @@ function* walk(entry, pattern) {
 
 function mtime(file) {
   try {
-    return statSync(path.join(root, file)).mtimeMs;
+    return statSync(path.resolve(root, file)).mtimeMs;
   } catch {
     return undefined;
   }

@@ -1,0 +1,297 @@
+/*
+ * Guest memory: an anonymous file (memfd) mapped as windows of 1 GiB, each an external ArrayBuffer.
+ *
+ * Why windows: Node 20 refuses an ArrayBuffer above 4 GiB, and one layout for every Node version is simpler. Why a
+ * memfd: QEMU inherits it by number, so that nothing has a name that could be left behind. It is sealed against
+ * changes of its size, because a shrunk file would turn our next access into SIGBUS.
+ *
+ * Life of a mapping: destroyMemory() detaches every window, so that JavaScript can no longer reach it, and unmaps at
+ * once. The caller waits for I/O in flight first (GuestMemory counts it). Without destroyMemory() the windows' and the
+ * handle's finalizers unmap, in whichever order they run.
+ */
+#include "host.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define WINDOW_SIZE (UINT64_C(1) << 30)
+#define PAGE_SIZE UINT64_C(4096)
+#define MAX_MEMORY (UINT64_C(1) << 40)
+
+struct window {
+    struct memory *owner;
+    void *address; /* NULL once unmapped */
+    size_t size;
+};
+
+struct memory {
+    size_t references; /* the handle, and each window whose ArrayBuffer has not been finalized */
+    int fd;            /* -1 once closed */
+    size_t window_count;
+    struct window windows[];
+};
+
+static const napi_type_tag memory_tag = {0x8c1c1b4c5ad84f0b, 0xa5f03c9e27d16e42};
+
+static void unmap_window(struct window *window) {
+    if (window->address)
+        munmap(window->address, window->size);
+    window->address = NULL;
+}
+
+static void close_memory(struct memory *memory) {
+    if (memory->fd >= 0)
+        close(memory->fd);
+    memory->fd = -1;
+}
+
+static void release_memory(struct memory *memory) {
+    if (--memory->references > 0)
+        return;
+    close_memory(memory);
+    free(memory);
+}
+
+static void finalize_window(napi_env env, void *data, void *hint) {
+    (void)env;
+    (void)data;
+    struct window *window = hint;
+    unmap_window(window);
+    release_memory(window->owner);
+}
+
+static void finalize_handle(napi_env env, void *data, void *hint) {
+    (void)env;
+    (void)hint;
+    struct memory *memory = data;
+    close_memory(memory);
+    release_memory(memory);
+}
+
+/* Throws away a memory of which nothing has reached JavaScript yet. */
+static void discard_memory(struct memory *memory) {
+    for (size_t i = 0; i < memory->window_count; i++)
+        unmap_window(&memory->windows[i]);
+    close_memory(memory);
+    free(memory);
+}
+
+static int create_sealed(const char *name, uint64_t size, int seals) {
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -1;
+    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, seals) < 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+static struct memory *map_memory(uint64_t size, bool huge_pages, const char **failed) {
+    size_t count = (size_t)((size + WINDOW_SIZE - 1) / WINDOW_SIZE);
+    struct memory *memory = calloc(1, sizeof *memory + count * sizeof memory->windows[0]);
+    *failed = "allocating the window list";
+    if (!memory)
+        return NULL;
+    *failed = "creating the guest memory file";
+    memory->fd = create_sealed("xenlighten-ram", size, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    if (memory->fd < 0) {
+        int error = errno;
+        free(memory);
+        errno = error;
+        return NULL;
+    }
+    *failed = "mapping guest memory";
+    for (size_t i = 0; i < count; i++) {
+        struct window *window = &memory->windows[i];
+        uint64_t offset = i * WINDOW_SIZE;
+        window->owner = memory;
+        window->size = (size_t)(size - offset < WINDOW_SIZE ? size - offset : WINDOW_SIZE);
+        void *address =
+            mmap(NULL, window->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory->fd, (off_t)offset);
+        if (address == MAP_FAILED) {
+            int error = errno;
+            discard_memory(memory);
+            errno = error;
+            return NULL;
+        }
+        window->address = address;
+        memory->window_count = i + 1;
+        /* Advice only: a kernel without huge pages for shared memory refuses it, and nothing is lost. */
+        if (huge_pages)
+            (void)madvise(address, window->size, MADV_HUGEPAGE);
+        /* A fork (Node spawns programs) must not copy page tables of gigabytes. */
+        (void)madvise(address, window->size, MADV_DONTFORK);
+        (void)madvise(address, window->size, MADV_DONTDUMP);
+    }
+    return memory;
+}
+
+/* createMemory(sizeBytes, hugePages) -> { fd, handle, windows: ArrayBuffer[] } */
+napi_value host_create_memory(napi_env env, napi_callback_info info) {
+    napi_value arguments[2], result, windows, handle, fd;
+    uint64_t size;
+    bool huge_pages = false;
+    if (!host_arguments(env, info, "createMemory", 2, arguments) || !host_uint(env, arguments[0], "sizeBytes", &size))
+        return NULL;
+    HOST_CHECK(env, napi_get_value_bool(env, arguments[1], &huge_pages));
+    if (size == 0 || size % PAGE_SIZE != 0 || size > MAX_MEMORY)
+        return host_throw_range(env, "createMemory: %llu bytes: wanted a multiple of 4096, at most 2^40",
+                                (unsigned long long)size);
+    const char *failed;
+    struct memory *memory = map_memory(size, huge_pages, &failed);
+    if (!memory)
+        return host_throw_errno(env, failed, errno);
+
+    memory->references = 1;
+    if (napi_create_external(env, memory, finalize_handle, NULL, &handle) != napi_ok) {
+        discard_memory(memory);
+        return host_throw(env, "createMemory: cannot make the handle");
+    }
+    /* From here on finalizers own the memory: a failure leaves the rest to them. */
+    HOST_CHECK(env, napi_type_tag_object(env, handle, &memory_tag));
+    HOST_CHECK(env, napi_create_array_with_length(env, memory->window_count, &windows));
+    for (size_t i = 0; i < memory->window_count; i++) {
+        struct window *window = &memory->windows[i];
+        napi_value buffer;
+        memory->references++;
+        napi_status status =
+            napi_create_external_arraybuffer(env, window->address, window->size, finalize_window, window, &buffer);
+        if (status != napi_ok) {
+            memory->references--;
+            return host_throw(env, "createMemory: this Node.js refuses external memory (status %d)", (int)status);
+        }
+        HOST_CHECK(env, napi_set_element(env, windows, (uint32_t)i, buffer));
+    }
+    HOST_CHECK(env, napi_create_int32(env, memory->fd, &fd));
+    HOST_CHECK(env, napi_create_object(env, &result));
+    HOST_CHECK(env, napi_set_named_property(env, result, "fd", fd));
+    HOST_CHECK(env, napi_set_named_property(env, result, "handle", handle));
+    HOST_CHECK(env, napi_set_named_property(env, result, "windows", windows));
+    return result;
+}
+
+/* destroyMemory(handle, windows): detaches every window, unmaps, closes the file. A second call does nothing. */
+napi_value host_destroy_memory(napi_env env, napi_callback_info info) {
+    napi_value arguments[2];
+    if (!host_arguments(env, info, "destroyMemory", 2, arguments))
+        return NULL;
+    bool tagged = false;
+    if (napi_check_object_type_tag(env, arguments[0], &memory_tag, &tagged) != napi_ok || !tagged)
+        return host_throw(env, "destroyMemory: the first argument is not a memory handle");
+    struct memory *memory;
+    HOST_CHECK(env, napi_get_value_external(env, arguments[0], (void **)&memory));
+    uint32_t length = 0;
+    HOST_CHECK(env, napi_get_array_length(env, arguments[1], &length));
+    if (length != memory->window_count)
+        return host_throw(env, "destroyMemory: %u windows given, the memory has %zu", length, memory->window_count);
+
+    /* First make sure that these are all of our windows: unmapping one that JavaScript can still reach would crash. */
+    for (uint32_t i = 0; i < length; i++) {
+        napi_value buffer;
+        bool is_buffer = false, detached = false;
+        void *data = NULL;
+        HOST_CHECK(env, napi_get_element(env, arguments[1], i, &buffer));
+        HOST_CHECK(env, napi_is_arraybuffer(env, buffer, &is_buffer));
+        if (!is_buffer)
+            return host_throw(env, "destroyMemory: window %u is not an ArrayBuffer", i);
+        HOST_CHECK(env, napi_is_detached_arraybuffer(env, buffer, &detached));
+        if (detached)
+            continue;
+        HOST_CHECK(env, napi_get_arraybuffer_info(env, buffer, &data, NULL));
+        if (data != memory->windows[i].address)
+            return host_throw(env, "destroyMemory: window %u belongs to another memory", i);
+    }
+    for (uint32_t i = 0; i < length; i++) {
+        napi_value buffer;
+        bool detached = false;
+        HOST_CHECK(env, napi_get_element(env, arguments[1], i, &buffer));
+        HOST_CHECK(env, napi_is_detached_arraybuffer(env, buffer, &detached));
+        if (!detached)
+            HOST_CHECK(env, napi_detach_arraybuffer(env, buffer));
+        unmap_window(&memory->windows[i]);
+    }
+    close_memory(memory);
+    return NULL;
+}
+
+/* createSealedFile(name, bytes: Uint8Array) -> fd of an anonymous read-only file with this content. */
+napi_value host_create_sealed_file(napi_env env, napi_callback_info info) {
+    napi_value arguments[2], result;
+    char name[64];
+    void *data = NULL;
+    size_t length = 0;
+    napi_typedarray_type type;
+    if (!host_arguments(env, info, "createSealedFile", 2, arguments))
+        return NULL;
+    HOST_CHECK(env, napi_get_value_string_utf8(env, arguments[0], name, sizeof name, NULL));
+    HOST_CHECK(env, napi_get_typedarray_info(env, arguments[1], &type, &length, &data, NULL, NULL));
+    if (type != napi_uint8_array)
+        return host_throw(env, "createSealedFile: the content must be a Uint8Array");
+    int fd = create_sealed(name, 0, 0);
+    if (fd < 0)
+        return host_throw_errno(env, "creating an anonymous file", errno);
+    for (size_t done = 0; done < length;) {
+        ssize_t written = write(fd, (const char *)data + done, length - done);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0) {
+            int error = errno;
+            close(fd);
+            return host_throw_errno(env, "writing an anonymous file", error);
+        }
+        done += (size_t)written;
+    }
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0) {
+        int error = errno;
+        close(fd);
+        return host_throw_errno(env, "sealing an anonymous file", error);
+    }
+    HOST_CHECK(env, napi_create_int32(env, fd, &result));
+    return result;
+}
+
+/* closeFile(fd) closes a file made by createSealedFile. */
+napi_value host_close_file(napi_env env, napi_callback_info info) {
+    napi_value arguments[1];
+    int32_t fd;
+    if (!host_arguments(env, info, "closeFile", 1, arguments))
+        return NULL;
+    HOST_CHECK(env, napi_get_value_int32(env, arguments[0], &fd));
+    if (close(fd) < 0)
+        return host_throw_errno(env, "closing a file", errno);
+    return NULL;
+}
+
+/* fill64(buffer, byteOffset, count, start: bigint, step: bigint): u64s start, start + step, ... as M2P and P2M want. */
+napi_value host_fill64(napi_env env, napi_callback_info info) {
+    napi_value arguments[5];
+    void *data = NULL;
+    size_t size = 0;
+    uint64_t offset, count, start, step;
+    bool lossless;
+    if (!host_arguments(env, info, "fill64", 5, arguments))
+        return NULL;
+    if (napi_get_arraybuffer_info(env, arguments[0], &data, &size) != napi_ok)
+        return host_throw(env, "fill64: the first argument is not an ArrayBuffer");
+    if (!host_uint(env, arguments[1], "byteOffset", &offset) || !host_uint(env, arguments[2], "count", &count))
+        return NULL;
+    if (napi_get_value_bigint_uint64(env, arguments[3], &start, &lossless) != napi_ok ||
+        napi_get_value_bigint_uint64(env, arguments[4], &step, &lossless) != napi_ok)
+        return host_throw(env, "fill64: start and step must be bigints");
+    if (offset % 8 != 0)
+        return host_throw_range(env, "fill64: byteOffset %llu is not a multiple of 8", (unsigned long long)offset);
+    if (offset > size || count > (size - offset) / 8)
+        return host_throw_range(env, "fill64: %llu values at byte %llu do not fit into %zu bytes",
+                                (unsigned long long)count, (unsigned long long)offset, size);
+    uint64_t *values = (uint64_t *)((char *)data + offset);
+    for (uint64_t i = 0, value = start; i < count; i++, value += step)
+        values[i] = value;
+    return NULL;
+}

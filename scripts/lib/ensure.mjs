@@ -1,0 +1,111 @@
+/*
+ * What `npm test` and `npm run demo` need before they can work straight after a clone: Debian packages and
+ * node_modules. Every step that changes the machine says so in one line before it starts.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { createInterface } from 'node:readline/promises';
+import { exists } from './newer.mjs';
+import { fail, root, run, say, timed, which } from './progress.mjs';
+
+function lockedPackages(file) {
+  try {
+    return JSON.parse(readFileSync(path.join(root, file), 'utf8')).packages ?? {};
+  } catch {
+    return undefined;
+  }
+}
+
+/** Does node_modules hold what package-lock.json asks for? Returns why not, or undefined. */
+export function nodeModulesProblem() {
+  const wanted = lockedPackages('package-lock.json');
+  if (wanted === undefined) fail('package-lock.json is missing or not readable: is this a complete checkout?');
+  const installed = lockedPackages('node_modules/.package-lock.json');
+  if (installed === undefined) return 'node_modules is missing';
+  for (const [name, entry] of Object.entries(wanted)) {
+    if (name === '' || entry.optional || entry.devOptional || entry.link) continue;
+    if (installed[name]?.version !== entry.version) return `node_modules is out of date (${name})`;
+  }
+  return undefined;
+}
+
+/** Runs `npm ci` when node_modules is missing or does not match package-lock.json. */
+export async function ensureNodeModules() {
+  const problem = nodeModulesProblem();
+  if (problem === undefined) return;
+  if (which('npm') === undefined) fail("npm is missing: install it with 'apt-get install npm'");
+  say(`${problem}: running npm ci`);
+  await timed('npm ci', () => run('npm', ['ci', '--no-audit', '--no-fund']));
+}
+
+function installed(name) {
+  const query = run('dpkg-query', ['-W', '-f', '${db:Status-Status}', name], { capture: true, allowFailure: true });
+  return query.status === 0 && query.stdout.trim() === 'installed';
+}
+
+/** The name of the package with the running Debian's kernel headers for all flavours, such as linux-headers-6.1.0-9-common. */
+function kernelHeadersPackage() {
+  const depends = run('apt-cache', ['depends', 'linux-headers-amd64'], { capture: true, allowFailure: true });
+  const match = /Depends: (linux-headers-\S+)-amd64/.exec(depends.stdout ?? '');
+  return match === null ? undefined : `${match[1]}-common`;
+}
+
+async function agreed(command) {
+  if (!process.stdin.isTTY || !process.stderr.isTTY || process.env.CI) return true;
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  const answer = await terminal.question(`xenlighten: run '${command}' now? [Y/n] `);
+  terminal.close();
+  return !/^n/i.test(answer.trim());
+}
+
+let indexUpdated = false;
+
+/**
+ * Makes sure that Debian packages are installed. The name 'linux-headers-common' stands for whichever kernel's
+ * headers this Debian has. Without apt, says what is missing and goes on: what needs it will say so itself.
+ */
+export async function ensureApt(names) {
+  if (process.platform !== 'linux') return;
+  if (which('dpkg-query') === undefined || which('apt-get') === undefined) {
+    say(`this is not a Debian system: make sure that these are installed: ${names.join(' ')}`);
+    return;
+  }
+  const missing = names.filter((name) => (name === 'linux-headers-common' ? !haveKernelHeaders() : !installed(name)));
+  if (missing.length === 0) return;
+  const asRoot = process.getuid?.() === 0;
+  const prefix = asRoot ? [] : ['sudo', ...(process.stdin.isTTY ? [] : ['-n'])];
+  if (!asRoot && which('sudo') === undefined) {
+    fail(`as root, install what is missing: apt-get install ${missing.join(' ')}`);
+  }
+  if (!(await agreed(`${prefix.concat('apt-get install').join(' ')} ${missing.join(' ')}`))) {
+    fail(`these packages are needed: ${missing.join(' ')}`);
+  }
+  const apt = (args) => {
+    const options = ['-qq', '-o', 'DPkg::Lock::Timeout=600', '-o', 'Dpkg::Use-Pty=0'];
+    const command = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', ...options, ...args];
+    return run(command[0], command.slice(1), { capture: true });
+  };
+  if (!indexUpdated) {
+    say('updating the package index (apt-get update)');
+    await timed('apt-get update', () => apt(['update']));
+    indexUpdated = true;
+  }
+  const resolved = missing.map((name) => (name === 'linux-headers-common' ? kernelHeadersPackage() : name));
+  const wanted = resolved.filter((name) => name !== undefined);
+  say(`installing ${wanted.join(' ')} (apt-get install)`);
+  await timed('apt-get install', () => apt(['install', '-y', '--no-install-recommends', ...wanted]));
+}
+
+function haveKernelHeaders() {
+  return exists('/usr/src') && readdirSync('/usr/src').some((name) => /^linux-headers-.*-common$/.test(name));
+}
+
+/** What the build needs, and what QEMU-based commands need besides. */
+export const buildPackages = ['gcc', 'libc6-dev', 'binutils', 'make'];
+export const runPackages = ['qemu-system-x86', 'busybox-static'];
+export const conformancePackages = [
+  'libxen-dev',
+  'linux-headers-common',
+  'gcc-mingw-w64-x86-64',
+  'mingw-w64-x86-64-dev',
+];
