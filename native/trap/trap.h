@@ -309,6 +309,10 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6]);
 void ring_doorbell(struct vp *vp);
 /* Runs on VEC_KICK and whenever a VP wakes: moves raise[] bits into pending bits, parks on stop_request. */
 void serve_kick(struct vp *vp);
+/* A fault of ours: reports `rip` and stops the domain. */
+_Noreturn void module_panic_at(struct vp *vp, u64 rip, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* GPA of the module's image: RAM behind TRAP_VA_IMAGE. */
+extern u64 image_gpa;
 
 /* --- bounces and return path (traps.c, bounce.c) --------------------------------------------------------------------- */
 
@@ -393,6 +397,20 @@ bool emulate_int_n(struct vp *vp, struct trap_regs *regs);
 bool emulate_pt_write(struct vp *vp, struct trap_regs *regs, u64 cr2);
 /* The virtual CPUID of section "policy" (domain's table + dynamic bits). */
 void guest_cpuid(struct vp *vp, u32 leaf, u32 subleaf, u32 out[4]);
+/* Virtual MSRs: 0, or -1 for #GP. Writes may call the shim (hypercall page). */
+int guest_rdmsr(struct vp *vp, u32 msr, u64 *value);
+int guest_wrmsr(struct vp *vp, u32 msr, u64 value);
+/* Virtual and real CR0.TS (fpu_taskswitch, MOV to CR0, CLTS, #NM). */
+void guest_set_ts(struct vp *vp, bool ts);
+/* Real CR4 from vp->s->vcr4; for the start of a VP. */
+void guest_load_cr4(struct vp *vp);
+/* set_debugreg/get_debugreg hypercalls and MOV DR: 0 or -errno (debugreg.c). */
+long guest_set_debugreg(struct vp *vp, u32 reg, u64 value);
+long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out);
+/* Real debug registers from vp->s->debugreg; for the start of a VP and TRAP_EFFECT_DEBUG. */
+void debugreg_load(struct vp *vp);
+/* DR6 bits of the guest's I/O breakpoints that an access to these ports hits. */
+u64 debugreg_match_io(const struct vp *vp, u32 port, u32 size);
 
 /* --- events (events.c) ------------------------------------------------------------------------------------------------ */
 
@@ -423,6 +441,8 @@ void timer_rearm(struct vp *vp);
 void timer_expire(struct vp *vp);
 void runstate_change(struct vp *vp, u32 state);
 void runstate_write(struct vp *vp);
+/* Applies a new tsc_hz that the shim has published. */
+void time_update_frequency(struct vp *vp);
 
 /* --- the hypervisor below (hv_soft.c, later hv_tlfs.c) -------------------------------------------------------------------- */
 
@@ -466,6 +486,12 @@ void do_hypercall(struct vp *vp, struct trap_regs *regs);
 /* C entry points called from entry.S; return to the stubs, which go back to the guest. */
 void trap_entry_c(struct trap_regs *regs, struct vp *vp);
 void syscall_entry_c(struct trap_regs *regs, struct vp *vp);
+void module_trap_c(struct trap_regs *regs, struct vp *vp);
+void iret_fault_c(struct trap_regs *fault, struct vp *vp);
 _Noreturn void module_main(u64 domain_gpa, u32 apic_id);
+/* vp->vi follows trap_vp.vcpu_info_gpa. */
+void vp_bind_vcpu_info(struct vp *vp);
+/* Takes the registered debug registers into the hardware (debugreg.c). */
+void debugreg_load(struct vp *vp);
 /* Leaves for the guest with the frame in the VP's entry page; used once per VP start. */
 _Noreturn void enter_guest(struct vp *vp);
