@@ -72,6 +72,8 @@ static napi_value init(napi_env env, napi_value exports) {
         {"createMemory", host_create_memory},
         {"destroyMemory", host_destroy_memory},
         {"createSealedFile", host_create_sealed_file},
+        {"createSocketPair", host_create_socket_pair},
+        {"sendByte", host_send_byte},
         {"closeFile", host_close_file},
         {"fill64", host_fill64},
         {"readClocks", host_read_clocks},

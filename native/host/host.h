@@ -42,6 +42,8 @@ bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *resul
 napi_value host_create_memory(napi_env env, napi_callback_info info);
 napi_value host_destroy_memory(napi_env env, napi_callback_info info);
 napi_value host_create_sealed_file(napi_env env, napi_callback_info info);
+napi_value host_create_socket_pair(napi_env env, napi_callback_info info);
+napi_value host_send_byte(napi_env env, napi_callback_info info);
 napi_value host_close_file(napi_env env, napi_callback_info info);
 napi_value host_fill64(napi_env env, napi_callback_info info);
 napi_value host_read_clocks(napi_env env, napi_callback_info info);

@@ -80,11 +80,12 @@ static void discard_memory(struct memory *memory) {
     free(memory);
 }
 
-static int create_sealed(const char *name, uint64_t size, int seals) {
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+/* An anonymous file of a fixed size: a file that shrank under its mapping would turn an access into SIGBUS. */
+static int create_file(uint64_t size) {
+    int fd = memfd_create("xenlighten-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
-    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, seals) < 0) {
+    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
         int error = errno;
         close(fd);
         errno = error;
@@ -100,7 +101,7 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, const char **fa
     if (!memory)
         return NULL;
     *failed = "creating the guest memory file";
-    memory->fd = create_sealed("xenlighten-ram", size, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    memory->fd = create_file(size);
     if (memory->fd < 0) {
         int error = errno;
         free(memory);
@@ -218,54 +219,6 @@ napi_value host_destroy_memory(napi_env env, napi_callback_info info) {
         unmap_window(&memory->windows[i]);
     }
     close_memory(memory);
-    return NULL;
-}
-
-/* createSealedFile(name, bytes: Uint8Array) -> fd of an anonymous read-only file with this content. */
-napi_value host_create_sealed_file(napi_env env, napi_callback_info info) {
-    napi_value arguments[2], result;
-    char name[64];
-    void *data = NULL;
-    size_t length = 0;
-    napi_typedarray_type type;
-    if (!host_arguments(env, info, "createSealedFile", 2, arguments))
-        return NULL;
-    HOST_CHECK(env, napi_get_value_string_utf8(env, arguments[0], name, sizeof name, NULL));
-    HOST_CHECK(env, napi_get_typedarray_info(env, arguments[1], &type, &length, &data, NULL, NULL));
-    if (type != napi_uint8_array)
-        return host_throw(env, "createSealedFile: the content must be a Uint8Array");
-    int fd = create_sealed(name, 0, 0);
-    if (fd < 0)
-        return host_throw_errno(env, "creating an anonymous file", errno);
-    for (size_t done = 0; done < length;) {
-        ssize_t written = write(fd, (const char *)data + done, length - done);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0) {
-            int error = errno;
-            close(fd);
-            return host_throw_errno(env, "writing an anonymous file", error);
-        }
-        done += (size_t)written;
-    }
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0) {
-        int error = errno;
-        close(fd);
-        return host_throw_errno(env, "sealing an anonymous file", error);
-    }
-    HOST_CHECK(env, napi_create_int32(env, fd, &result));
-    return result;
-}
-
-/* closeFile(fd) closes a file made by createSealedFile. */
-napi_value host_close_file(napi_env env, napi_callback_info info) {
-    napi_value arguments[1];
-    int32_t fd;
-    if (!host_arguments(env, info, "closeFile", 1, arguments))
-        return NULL;
-    HOST_CHECK(env, napi_get_value_int32(env, arguments[0], &fd));
-    if (close(fd) < 0)
-        return host_throw_errno(env, "closing a file", errno);
     return NULL;
 }
 

@@ -1,0 +1,48 @@
+/**
+ * Finds the files that the build makes from native/: the addon, the launcher, the reset ROM, the trap module.
+ *
+ * A checkout has them under build/, an installed package under prebuilds/<platform>-<arch>/. This module runs from
+ * shim/ (tests) and from dist/shim/ (the built program) alike, so the package's root is looked for, not counted.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+
+/** A file that the build should have made is not there. */
+export class NativeFileMissingError extends Error {
+  override readonly name = 'NativeFileMissingError';
+  constructor(
+    readonly file: string,
+    readonly lookedIn: readonly string[],
+  ) {
+    super(`${file} is not built (looked for ${lookedIn.join(', ')}): run 'npm run build'`);
+  }
+}
+
+let cachedRoot: string | undefined;
+
+/** The folder with xenlighten's own package.json. */
+export function packageRoot(): string {
+  if (cachedRoot !== undefined) return cachedRoot;
+  for (let directory = __dirname; ; directory = path.dirname(directory)) {
+    const manifest = path.join(directory, 'package.json');
+    if (existsSync(manifest)) {
+      const { name } = JSON.parse(readFileSync(manifest, 'utf8')) as { name?: string };
+      if (name === 'xenlighten') {
+        cachedRoot = directory;
+        return directory;
+      }
+    }
+    if (path.dirname(directory) === directory) throw new Error(`no xenlighten package around ${__dirname}`);
+  }
+}
+
+/** Absolute path of a built file, given its name and its folder under build/; NativeFileMissingError when absent. */
+export function nativeFile(folder: string, name: string): string {
+  const root = packageRoot();
+  const candidates = [
+    path.join(root, 'build', folder, name),
+    path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, name),
+  ];
+  for (const candidate of candidates) if (existsSync(candidate)) return candidate;
+  throw new NativeFileMissingError(name, candidates);
+}

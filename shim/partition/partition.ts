@@ -1,0 +1,64 @@
+/**
+ * Partition: a virtual machine as the rest of the shim sees it, whichever engine runs its virtual processors (VPs).
+ *
+ * An engine brings RAM, VPs that start in the trap module, and two bare signals: the doorbell (partition to shim) and
+ * the kick (shim to partition). Both are hints without content; what they are about lies in shared memory.
+ */
+import type { GuestMemory } from './guest-memory';
+
+export type EngineName = 'whp' | 'kvm' | 'qemu';
+
+/** How a partition ended. */
+export interface PartitionExit {
+  /**
+   * stopped: stop() was called. triple-fault: a VP shut down (no handler for an exception in an exception handler).
+   * killed: someone ended the engine's process. failed: the engine gave up by itself.
+   */
+  readonly reason: 'stopped' | 'triple-fault' | 'killed' | 'failed';
+  /** In words, with what the engine said. */
+  readonly message: string;
+  readonly code: number | undefined;
+  readonly signal: string | undefined;
+  /** What the engine wrote to its standard error, cut to its last 64 KiB. */
+  readonly stderr: string;
+}
+
+export interface PartitionDescription {
+  readonly engine: EngineName;
+  /** For people: the engine's version and what it runs on. */
+  readonly summary: string;
+  readonly vpCount: number;
+  readonly memoryBytes: number;
+  /** Process that runs the VPs, where it is not ours. */
+  readonly pid: number | undefined;
+}
+
+/** What the partition calls back. Both run on the event loop and must not throw. */
+export interface PartitionEvents {
+  /** A VP rang: look at the mailboxes and the port bitmap. Several rings may come as one call. */
+  doorbell(): void;
+  /** The partition has ended; called once, after which nothing else is called. */
+  exit(exit: PartitionExit): void;
+}
+
+export interface Partition {
+  readonly engine: EngineName;
+  readonly memory: GuestMemory;
+  /**
+   * Lets the VPs run from the boot parameters in memory (see BOOT_PARAMETERS). Resolves when the engine has started,
+   * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started.
+   */
+  start(events: PartitionEvents): Promise<void>;
+  /** Interrupts a VP that halts or runs. Never blocks; a kick while one is on its way may be merged with it. */
+  kick(): void;
+  /** Ends the VPs at once; resolves when they have. Memory stays readable until memory.release(). */
+  stop(): Promise<void>;
+  describe(): PartitionDescription;
+}
+
+/**
+ * Where every VP finds its first steps, as u64s at fixed guest-physical addresses: the root of the page tables (below
+ * 4 GiB, and mapping the boot code's own page 0xffff0000 to itself), the virtual address to jump to in 64-bit mode, and
+ * a value for RDI. RSI is the VP's initial APIC id.
+ */
+export const BOOT_PARAMETERS = { cr3: 0x500, entry: 0x508, argument: 0x510 } as const;

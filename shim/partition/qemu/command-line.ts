@@ -1,0 +1,102 @@
+/**
+ * QEMU's command line for a partition: the microvm machine with nothing in it but local APICs, an I/O APIC and one
+ * serial port, which is doorbell and kick.
+ *
+ * Quirks worth knowing:
+ * - maxcpus is never 1, although one VP is the usual number: with a single possible processor TCG translates locked
+ *   instructions into plain ones, since no other processor could watch, and then they are not atomic towards this
+ *   process, which shares the memory.
+ * - tb-size: translated code of a booted guest needs about 50 MB; QEMU's own default would be a GiB.
+ * - icount (for benchmarks in instructions) excludes thread=multi.
+ * - Files are named /proc/self/fd/N: inherited descriptors have no other name, so nothing can be left behind.
+ */
+
+/** Descriptor numbers in QEMU's process. */
+export const RAM_FD = 3;
+export const BELL_FD = 4;
+export const ROM_FD = 5;
+
+export interface QemuMachine {
+  readonly memoryBytes: number;
+  readonly vpCount: number;
+  /** Shown by ps; letters, digits, '.', '_' and '-' are kept. */
+  readonly name?: string;
+  /** QEMU's -cpu; DEFAULT_CPU when absent. SMAP, SMEP and other things that the trap module cannot run under are always off. */
+  readonly cpu?: string;
+  /** QEMU's -icount, such as "shift=0". */
+  readonly icount?: string;
+  /** A file that receives what VPs write to port 0xe9, for debugging the trap module. */
+  readonly debugLog?: string;
+  /** Put last, for debugging: such as ['-d', 'int,cpu_reset', '-D', 'qemu.log']. */
+  readonly extraArguments?: readonly string[];
+}
+
+export const DEFAULT_CPU = 'qemu64';
+
+/** Never on: iret and far returns pop with supervisor rights in QEMU before 9.1, which SMAP turns into faults. */
+const FORBIDDEN_FEATURES = ['smap', 'smep'];
+
+function escapeOption(value: string): string {
+  return value.replaceAll(',', ',,');
+}
+
+export function commandLine(machine: QemuMachine): string[] {
+  const accel = machine.icount === undefined ? 'tcg,thread=multi,tb-size=64' : 'tcg,thread=single,tb-size=64';
+  const name = (machine.name ?? 'domain').replaceAll(/[^A-Za-z0-9._-]/g, '_');
+  const cpu = [machine.cpu ?? DEFAULT_CPU, ...FORBIDDEN_FEATURES.map((feature) => `${feature}=off`)].join(',');
+  const machineOptions = [
+    'microvm',
+    'memory-backend=ram',
+    'acpi=off',
+    'auto-kernel-cmdline=off',
+    'graphics=off',
+    'ioapic2=off',
+    'isa-serial=off',
+    'pcie=off',
+    'pic=off',
+    'pit=off',
+    'rtc=off',
+    'usb=off',
+    'x-option-roms=off',
+    'dump-guest-core=off',
+  ];
+  return [
+    '-name',
+    `xenlighten-${name}`,
+    '-no-user-config',
+    '-nodefaults',
+    '-display',
+    'none',
+    '-no-reboot',
+    '-sandbox',
+    'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
+    '-object',
+    `memory-backend-file,id=ram,mem-path=/proc/self/fd/${RAM_FD},share=on,size=${machine.memoryBytes}`,
+    '-machine',
+    machineOptions.join(','),
+    '-accel',
+    accel,
+    '-cpu',
+    cpu,
+    '-smp',
+    `cpus=${machine.vpCount},maxcpus=${Math.max(machine.vpCount, 2)}`,
+    '-m',
+    `size=${machine.memoryBytes / 2 ** 20}M`,
+    '-bios',
+    `/proc/self/fd/${ROM_FD}`,
+    '-chardev',
+    `socket,id=bell,fd=${BELL_FD}`,
+    '-device',
+    'isa-serial,chardev=bell,iobase=0x3f8,irq=4',
+    ...(machine.icount === undefined ? [] : ['-icount', machine.icount]),
+    ...(machine.debugLog === undefined
+      ? []
+      : [
+          '-chardev',
+          `file,id=log,path=${escapeOption(machine.debugLog)}`,
+          '-device',
+          'isa-debugcon,chardev=log,iobase=0xe9',
+        ]),
+    ...(machine.extraArguments ?? []),
+  ];
+}
