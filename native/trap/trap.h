@@ -22,6 +22,7 @@ typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef int8_t s8;
 typedef int64_t s64;
 
 #define PAGE_SHIFT 12
@@ -491,7 +492,5 @@ void iret_fault_c(struct trap_regs *fault, struct vp *vp);
 _Noreturn void module_main(u64 domain_gpa, u32 apic_id);
 /* vp->vi follows trap_vp.vcpu_info_gpa. */
 void vp_bind_vcpu_info(struct vp *vp);
-/* Takes the registered debug registers into the hardware (debugreg.c). */
-void debugreg_load(struct vp *vp);
 /* Leaves for the guest with the frame in the VP's entry page; used once per VP start. */
 _Noreturn void enter_guest(struct vp *vp);

@@ -1,0 +1,451 @@
+/*
+ * Frames for the guest: exceptions, upcalls, system calls, NMI, HYPERVISOR_iret, and the tail through which every
+ * return to the guest goes (xen-pv-abi.md sections 4.6 to 4.9).
+ *
+ * In guest ring 1 the kernel really runs on TRAP_SEL_CS1/SS1; frames show it the selectors that Xen would.
+ */
+#include "trap.h"
+
+static u64 kernel_cs(void)
+{
+    return guest_ring1() ? TRAP_SEL_CS1 : FLAT_KERNEL_CS64;
+}
+static u64 kernel_ss(void)
+{
+    return guest_ring1() ? TRAP_SEL_SS1 : FLAT_KERNEL_SS64;
+}
+
+void toggle_guest_mode(struct vp *vp)
+{
+    __asm__ volatile("swapgs" : : : "memory");
+    vp->s->user_mode = !vp->s->user_mode;
+    count_misc(vp, TRAP_COUNT_TOGGLE);
+    if (!guest_ring1())
+        mm_load_roots(vp);
+}
+
+/* RFLAGS as the guest may see them: IF is the (inverted) event mask, IOPL the virtual one if it asked for that. */
+static u64 shown_rflags(struct vp *vp, u64 rflags)
+{
+    rflags &= ~(EFLAGS_IF | EFLAGS_IOPL);
+    if (!READ_ONCE(vp->vi->evtchn_upcall_mask))
+        rflags |= EFLAGS_IF;
+    if (dom->vm_assist & (1u << VMASST_TYPE_architectural_iopl))
+        rflags |= (u64)vp->s->iopl << 12;
+    return rflags;
+}
+
+void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b)
+{
+    u64 frame[8], cs = regs->cs & 0xffff, ss = regs->ss & 0xffff, sp;
+    u32 n = 0;
+    u8 mask = READ_ONCE(vp->vi->evtchn_upcall_mask);
+
+    count_misc(vp, TRAP_COUNT_BOUNCE);
+    if (!b->handler)
+        domain_crash(vp, TRAP_CRASH_NULL_HANDLER, "no handler to bounce to");
+    if (guest_is_kernel(vp)) {
+        if (cs == TRAP_SEL_CS1)
+            cs = FLAT_KERNEL_CS64;
+        if (ss == TRAP_SEL_SS1)
+            ss = FLAT_KERNEL_SS64;
+        cs &= ~3ul;
+        sp = regs->rsp;
+    } else {
+        toggle_guest_mode(vp);
+        sp = vp->s->kernel_sp;
+    }
+    sp &= ~15ul;
+
+    frame[n++] = regs->rcx;
+    frame[n++] = regs->r11;
+    if (b->has_error)
+        frame[n++] = b->error_code;
+    frame[n++] = regs->rip;
+    frame[n++] = cs | (u64)mask << 32;
+    frame[n++] = shown_rflags(vp, regs->rflags);
+    frame[n++] = regs->rsp;
+    frame[n++] = ss;
+    sp -= n * 8;
+    if (!guest_range_ok(sp, n * 8) || raw_copy((void *)sp, frame, n * 8))
+        domain_crash(vp, TRAP_CRASH_BAD_STACK, "cannot store the frame for handler %lx on the guest stack at %lx",
+                     b->handler, sp);
+    if (b->mask_events)
+        WRITE_ONCE(vp->vi->evtchn_upcall_mask, 1);
+
+    regs->rip = b->handler;
+    regs->cs = kernel_cs();
+    regs->rflags = (regs->rflags & ~(EFLAGS_AC | EFLAGS_VM | EFLAGS_RF | EFLAGS_NT | EFLAGS_TF | EFLAGS_IOPL)) |
+                   EFLAGS_IF | EFLAGS_MBS;
+    regs->rsp = sp;
+    regs->ss = kernel_ss();
+    regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
+}
+
+static bool vector_has_error(u32 v)
+{
+    return v == VEC_DF || (v >= VEC_TS && v <= VEC_PF) || v == VEC_AC || v == VEC_CP;
+}
+
+void inject_exception(struct vp *vp, struct trap_regs *regs, u32 vector, u32 error_code)
+{
+    struct trap_handler *h = &vp->s->handlers[vector & 0xff];
+    if (!h->address) {
+        vp->s->crash.vector = vector;
+        vp->s->crash.error_code = error_code;
+        vp->s->crash.cr2 = vp->s->guest_cr2;
+        domain_crash(vp, TRAP_CRASH_UNHANDLED_TRAP, "vector %u, error code %x, and no handler registered", vector,
+                     error_code);
+    }
+    struct bounce b = {.handler = h->address,
+                       .has_error = vector_has_error(vector),
+                       .error_code = error_code,
+                       .mask_events = h->flags & TI_IF};
+    create_bounce(vp, regs, &b);
+}
+
+void inject_page_fault(struct vp *vp, struct trap_regs *regs, u64 cr2, u32 error_code)
+{
+    error_code = (error_code & ~4u) | (guest_is_kernel(vp) ? 0 : 4);
+    vp->s->guest_cr2 = cr2;
+    vp->vi->arch.cr2 = cr2;
+    inject_exception(vp, regs, VEC_PF, error_code);
+}
+
+/* A system call from guest user mode, through CALLBACKTYPE_syscall, syscall32 or sysenter. */
+static void bounce_syscall(struct vp *vp, struct trap_regs *regs, u32 type, u32 count)
+{
+    struct trap_callback *cb = &vp->s->callbacks[type];
+    count_misc(vp, count);
+    if (!cb->address) {
+        if (type == CALLBACKTYPE_sysenter) {
+            inject_exception(vp, regs, VEC_GP, 0);
+        } else {
+            regs->rip -= 2;
+            inject_exception(vp, regs, VEC_UD, 0);
+        }
+        return;
+    }
+    struct bounce b = {.handler = cb->address, .mask_events = cb->flags & CALLBACKF_mask_events};
+    create_bounce(vp, regs, &b);
+    regs->rflags &= ~EFLAGS_DF;
+}
+
+static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
+{
+    struct trap_callback *cb = &vp->s->callbacks[CALLBACKTYPE_nmi];
+    u64 handler = cb->address ? cb->address : vp->s->handlers[VEC_NMI].address;
+    bool mask = cb->address ? cb->flags & CALLBACKF_mask_events : vp->s->handlers[VEC_NMI].flags & TI_IF;
+    vp->s->nmi_state = 2;
+    count_misc(vp, TRAP_COUNT_NMI);
+    struct bounce b = {.handler = handler, .mask_events = mask, .interrupt = true};
+    create_bounce(vp, regs, &b);
+}
+
+/* Section 4.6: runs with interrupts off after every entry, before every return. */
+static void test_events(struct vp *vp, struct trap_regs *regs)
+{
+    struct trap_vp *s = vp->s;
+    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->flush_pending) | READ_ONCE(dom->stop_request)))
+        serve_kick(vp);
+    if (unlikely((s->nmi_state & 3) == 1) &&
+        (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address))
+        deliver_nmi(vp, regs);
+    if (upcall_deliverable(vp)) {
+        struct trap_callback *cb = &s->callbacks[CALLBACKTYPE_event];
+        if (cb->address) {
+            count_misc(vp, TRAP_COUNT_UPCALL);
+            struct bounce b = {.handler = cb->address, .mask_events = true, .interrupt = true};
+            create_bounce(vp, regs, &b);
+        } else {
+            domain_crash(vp, TRAP_CRASH_NULL_HANDLER, "an event is pending and unmasked, but no event callback is set");
+        }
+    }
+}
+
+/* The last look at a frame before the stubs use it. */
+static void leave(struct vp *vp, struct trap_regs *regs)
+{
+    test_events(vp, regs);
+    regs->rflags = (regs->rflags & ~(EFLAGS_IOPL | EFLAGS_VM)) | EFLAGS_IF | EFLAGS_MBS;
+    if (regs->entry_vector & ENTRY_SYSRET_OK) {
+        /* SYSRET goes to ring 3 only, with fixed selectors, and faults in ring 0 on a non-canonical RCX. */
+        bool ok = (regs->cs == FLAT_RING3_CS64 || regs->cs == FLAT_RING3_CS32) && regs->ss == FLAT_RING3_SS64 &&
+                  is_canonical(regs->rip) && !(regs->rflags & (EFLAGS_TF | EFLAGS_RF));
+        if (!ok)
+            regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
+    }
+}
+
+void do_iret(struct vp *vp, struct trap_regs *regs)
+{
+    struct iret_context f;
+    if (copy_from_guest(&f, regs->rsp, sizeof(f)))
+        domain_crash(vp, TRAP_CRASH_IRET_FRAME, "HYPERVISOR_iret: cannot read the frame at %lx", regs->rsp);
+    regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
+    if ((f.cs & 3) == 3) {
+        if (!vp->s->user_l4)
+            domain_crash(vp, TRAP_CRASH_NO_USER_ROOT, "HYPERVISOR_iret to user mode without a user page table");
+        if (guest_is_kernel(vp))
+            toggle_guest_mode(vp);
+        regs->cs = f.cs & 0xffff;
+        regs->ss = (f.ss & 0xffff) | 3;
+    } else if (guest_ring1()) {
+        regs->cs = TRAP_SEL_CS1;
+        regs->ss = TRAP_SEL_SS1;
+    } else {
+        regs->cs = (f.cs & 0xffff) | 3;
+        regs->ss = (f.ss & 0xffff) | 3;
+    }
+    regs->rip = f.rip;
+    regs->rsp = f.rsp;
+    if (dom->vm_assist & (1u << VMASST_TYPE_architectural_iopl))
+        vp->s->iopl = (u32)(f.rflags >> 12) & 3;
+    regs->rflags = (f.rflags & ~(EFLAGS_IOPL | EFLAGS_VM)) | EFLAGS_IF | EFLAGS_MBS;
+    regs->rax = f.rax;
+    if (f.flags & VGCF_in_syscall) {
+        /* RCX and R11 are the caller's to lose: SYSRET where it can be used. */
+        regs->rcx = regs->rip;
+        regs->r11 = regs->rflags;
+        regs->entry_vector |= ENTRY_SYSRET_OK;
+    } else {
+        regs->rcx = f.rcx;
+        regs->r11 = f.r11;
+    }
+    vp->s->nmi_state &= ~2u;
+    WRITE_ONCE(vp->vi->evtchn_upcall_mask, (f.rflags & EFLAGS_IF) ? 0 : 1);
+}
+
+/* --- entries from the stubs --------------------------------------------------------------------------------------------- */
+
+void syscall_entry_c(struct trap_regs *regs, struct vp *vp)
+{
+    u32 kind = regs->entry_vector & 0xffff;
+    vp->regs = regs;
+    vp->trace_hv = 0;
+    if (guest_is_kernel(vp)) {
+        if (likely(kind == ENTRY_SYSCALL)) {
+            if (guest_ring1()) {
+                regs->cs = TRAP_SEL_CS1;
+                regs->ss = TRAP_SEL_SS1;
+            }
+            do_hypercall(vp, regs);
+        } else if (kind == ENTRY_SYSCALL32) {
+            regs->rip -= 2;
+            inject_exception(vp, regs, VEC_UD, 0);
+        } else {
+            inject_exception(vp, regs, VEC_GP, 0);
+        }
+    } else if (kind == ENTRY_SYSCALL) {
+        bounce_syscall(vp, regs, CALLBACKTYPE_syscall, TRAP_COUNT_GUEST_SYSCALL64);
+    } else if (kind == ENTRY_SYSCALL32) {
+        bounce_syscall(vp, regs, CALLBACKTYPE_syscall32, TRAP_COUNT_GUEST_SYSCALL32);
+    } else {
+        bounce_syscall(vp, regs, CALLBACKTYPE_sysenter, TRAP_COUNT_GUEST_SYSENTER);
+    }
+    leave(vp, regs);
+}
+
+static void interrupt(struct vp *vp, u32 vector)
+{
+    switch (vector) {
+    case VEC_TIMER:
+        count_hv(vp, TRAP_HV_STIMER_FIRE);
+        count_misc(vp, TRAP_COUNT_TIMER_IRQ);
+        hv->eoi(vp);
+        vp->armed_deadline = ~0ul;
+        break;
+    case VEC_KICK:
+        count_hv(vp, TRAP_HV_EVENT_FLAG);
+        count_misc(vp, TRAP_COUNT_KICK);
+        hv->ack_kick(vp);
+        hv->eoi(vp);
+        break;
+    case VEC_IPI:
+        hv->eoi(vp);
+        break;
+    default:
+        return;
+    }
+    count_hv(vp, TRAP_HV_EOI);
+}
+
+static void page_fault(struct vp *vp, struct trap_regs *regs)
+{
+    u64 cr2 = read_cr2();
+    u32 err = regs->error_code;
+
+    if (cr2 >= TRAP_VA_PERDOMAIN && cr2 < TRAP_VA_PERDOMAIN + TRAP_MAX_VPS * (u64)TRAP_PERDOMAIN_STRIDE) {
+        u64 guest_va = cr2;
+        if (desc_ldt_fault(vp, cr2, &guest_va))
+            return;
+        if (guest_va != cr2) {
+            inject_page_fault(vp, regs, guest_va, err);
+            return;
+        }
+    }
+    if ((err & 1) && !(err & 8)) {
+        if ((err & 0x12) == 2 && guest_is_kernel(vp) && emulate_pt_write(vp, regs, cr2))
+            return;
+        if (mm_spurious_fault(vp, cr2, err)) {
+            count_misc(vp, TRAP_COUNT_SPURIOUS_PF);
+            return;
+        }
+    }
+    inject_page_fault(vp, regs, cr2, err);
+}
+
+static void debug_exception(struct vp *vp, struct trap_regs *regs)
+{
+    u64 dr6;
+    __asm__ volatile("mov %%db6, %0" : "=r"(dr6));
+    __asm__ volatile("mov %0, %%db6" : : "r"(0xffff0ff0ul));
+    vp->s->debugreg[6] |= dr6 & 0xe00f;
+    inject_exception(vp, regs, VEC_DB, 0);
+}
+
+static void device_not_available(struct vp *vp, struct trap_regs *regs)
+{
+    __asm__ volatile("clts");
+    if (!vp->s->vts)
+        return;
+    vp->s->vts = 0;
+    inject_exception(vp, regs, VEC_NM, 0);
+}
+
+void trap_entry_c(struct trap_regs *regs, struct vp *vp)
+{
+    u32 vector = regs->entry_vector;
+    vp->regs = regs;
+    vp->trace_hv = 0;
+
+    if (vector >= VEC_KICK) {
+        interrupt(vp, vector);
+        serve_kick(vp);
+        timer_expire(vp);
+        timer_rearm(vp);
+        leave(vp, regs);
+        return;
+    }
+    vp->s->exception_count[vector & 0xff]++;
+    if (guest_ring1() && ((regs->cs & 3) == 3) != (vp->s->user_mode != 0))
+        domain_crash(vp, TRAP_CRASH_RPL, "code selector %lx in guest %s mode: this guest needs --guest-ring 3", regs->cs,
+                     vp->s->user_mode ? "user" : "kernel");
+
+    switch (vector) {
+    case VEC_PF:
+        page_fault(vp, regs);
+        break;
+    case VEC_GP:
+        if (regs->error_code == 0 ? emulate_privop(vp, regs)
+                                  : (regs->error_code & 2) && emulate_int_n(vp, regs))
+            break;
+        inject_exception(vp, regs, VEC_GP, regs->error_code);
+        break;
+    case VEC_UD:
+        if (!emulate_forced(vp, regs))
+            inject_exception(vp, regs, VEC_UD, 0);
+        break;
+    case VEC_NM:
+        device_not_available(vp, regs);
+        break;
+    case VEC_DB:
+        debug_exception(vp, regs);
+        break;
+    case VEC_INT80:
+        count_misc(vp, TRAP_COUNT_GUEST_INT80);
+        if (!vp->s->handlers[VEC_INT80].address) {
+            regs->rip -= 2;
+            inject_exception(vp, regs, VEC_GP, VEC_INT80 * 8 + 2);
+        } else {
+            inject_exception(vp, regs, VEC_INT80, 0);
+        }
+        break;
+    case VEC_NMI:
+        break;
+    case VEC_DF:
+        domain_crash(vp, TRAP_CRASH_DOUBLE_FAULT, "double fault");
+    case VEC_MC:
+        module_panic_at(vp, regs->rip, "machine check");
+    default:
+        inject_exception(vp, regs, vector, regs->error_code);
+    }
+    leave(vp, regs);
+}
+
+struct fixup {
+    u64 from, to;
+};
+extern const struct fixup ex_table[], ex_table_end[];
+extern const u8 entry_page[], entry_page_end[];
+
+/* CS.RPL was 0: we were interrupted ourselves. */
+void module_trap_c(struct trap_regs *regs, struct vp *vp)
+{
+    u32 vector = regs->entry_vector;
+    switch (vector) {
+    case VEC_TIMER:
+    case VEC_KICK:
+    case VEC_IPI:
+        interrupt(vp, vector);
+        return;
+    case VEC_SPURIOUS:
+    case VEC_NMI:
+        return;
+    case VEC_DB:
+        /* A guest's data breakpoint on its own memory that we touched, or one delivered at our first instruction
+           (mov ss; syscall), or SYSENTER with TF: not ours, and not to be repeated. */
+        __asm__ volatile("mov %0, %%db6" : : "r"(0xffff0ff0ul));
+        regs->rflags &= ~EFLAGS_TF;
+        return;
+    default:
+        break;
+    }
+    if (vector == VEC_PF || vector == VEC_GP || vector == VEC_SS || vector == VEC_NP || vector == VEC_AC) {
+        if (vector == VEC_PF) {
+            /* Loading a selector or reading the guest's LDT from here can fault in the LDT window. */
+            u64 cr2 = read_cr2(), guest_va;
+            if (cr2 >= TRAP_VA_PERDOMAIN && cr2 < TRAP_VA_PERDOMAIN + TRAP_MAX_VPS * (u64)TRAP_PERDOMAIN_STRIDE &&
+                desc_ldt_fault(vp, cr2, &guest_va))
+                return;
+            /* A stale read-only entry after the guest made its page writable again. */
+            if ((regs->error_code & 1) && cr2 < TRAP_VA_M2P && mm_spurious_fault(vp, cr2, regs->error_code | 4))
+                return;
+        }
+        for (const struct fixup *f = ex_table; f < ex_table_end; f++)
+            if (f->from == regs->rip) {
+                regs->rip = f->to;
+                return;
+            }
+    }
+    vp->regs = NULL;
+    vp->s->regs = *regs;
+    vp->s->crash.vector = vector;
+    vp->s->crash.error_code = regs->error_code;
+    vp->s->crash.cr2 = read_cr2();
+    module_panic_at(vp, regs->rip, "fault in the trap module: vector %u, error code %x, cr2 %lx", vector,
+                    regs->error_code, read_cr2());
+}
+
+/* IRETQ to the guest faulted: its frame is intact in the entry page, its registers are in the fault's frame. */
+void iret_fault_c(struct trap_regs *fault, struct vp *vp)
+{
+    struct trap_regs *regs = (struct trap_regs *)((u8 *)vp->e + 0xf48);
+    u32 vector = fault->entry_vector, error = fault->error_code;
+    if (vector >= VEC_KICK || vector == VEC_NMI || vector == VEC_DB)
+        module_panic_at(vp, fault->rip, "vector %u at the return to the guest", vector);
+    /* The two frames overlap: registers first, upwards. The error code and vector slot follows them. */
+    memmove(regs, fault, offsetof(struct trap_regs, rip));
+    regs->entry_vector = vector;
+    regs->error_code = error;
+    vp->regs = regs;
+    vp->s->exception_count[vector & 0xff]++;
+    u64 cr2 = read_cr2(), guest_va;
+    if (vector == VEC_PF) {
+        if (!desc_ldt_fault(vp, cr2, &guest_va))
+            inject_page_fault(vp, regs, cr2, error);
+    } else {
+        inject_exception(vp, regs, vector, error);
+    }
+    leave(vp, regs);
+}

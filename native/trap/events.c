@@ -1,0 +1,348 @@
+/*
+ * Event channels as the guest sees them: pending bits (2-level and FIFO ABI), upcalls, block, poll and yield.
+ *
+ * Only this file sets pending bits. Which port is what lies in dom->ports[], which the shim writes; the shim's own
+ * events come in through trap_vp.raise[]. Guest-writable words (pending and mask bitmaps, FIFO event words, control
+ * blocks) are only ever touched by locked operations and are never trusted: an index read from them is checked.
+ */
+#include "trap.h"
+
+#define FIFO_PRIORITIES 16
+/* event_word_t: PENDING, MASKED, LINKED, BUSY and the 17-bit link. */
+#define FIFO_PENDING_BIT 31
+#define FIFO_MASKED_BIT 30
+#define FIFO_LINKED_BIT 29
+#define FIFO_BUSY_BIT 28
+#define FIFO_LINKED (1u << FIFO_LINKED_BIT)
+#define FIFO_LINK_MASK 0x1ffffu
+
+/* Queue each port was last linked on (vcpu << 4 | priority, + 1; 0 never): its tail must forget it when it moves. */
+static u16 fifo_last_queue[TRAP_MAX_PORTS];
+/* Per VP: protects fifo_tail and the heads; order: no other lock is taken inside. */
+static u32 fifo_lock[TRAP_MAX_VPS];
+
+static struct shared_info *shared(void)
+{
+    return gpa_to_va(dom->shared_info_gpa);
+}
+
+static inline u32 port_kind(u64 e)
+{
+    return (u32)(e & TRAP_PORT_KIND_MASK);
+}
+static inline u32 port_prio(u64 e)
+{
+    return (u32)(e >> TRAP_PORT_PRIO_SHIFT) & 0xf;
+}
+static inline u32 port_vcpu(u64 e)
+{
+    u32 v = (u32)(e >> TRAP_PORT_VCPU_SHIFT) & 0xffff;
+    return v < dom->nr_vps ? v : 0;
+}
+static inline u32 port_peer(u64 e)
+{
+    return (u32)(e >> TRAP_PORT_PEER_SHIFT);
+}
+
+static void lock(struct vp *vp, u32 *l)
+{
+    while (__atomic_exchange_n(l, 1, __ATOMIC_ACQUIRE)) {
+        if (READ_ONCE(vp->s->flush_pending))
+            mm_flush_local(vp);
+        cpu_relax();
+    }
+}
+static void unlock(u32 *l)
+{
+    store_release(l, 0);
+}
+
+/* Marks the upcall on `target`; interrupts it if it may be running guest code or sleeping elsewhere. */
+static void mark_upcall(struct vp *vp, struct vp *target)
+{
+    if (!__atomic_exchange_n(&target->vi->evtchn_upcall_pending, 1, __ATOMIC_SEQ_CST) && target != vp) {
+        count_hv(vp, TRAP_HV_SEND_IPI);
+        hv->send_ipi(vp, 1ul << target->id, VEC_IPI);
+    }
+}
+
+static void wake_pollers(struct vp *vp, u32 vcpu)
+{
+    struct vp *t = &vps[vcpu];
+    if (t != vp && READ_ONCE(t->s->poll_ports)) {
+        count_hv(vp, TRAP_HV_SEND_IPI);
+        hv->send_ipi(vp, 1ul << vcpu, VEC_IPI);
+    }
+}
+
+/* --- 2-level ------------------------------------------------------------------------------------------------------ */
+
+static void raise_2level(struct vp *vp, u32 port, u32 vcpu, bool set)
+{
+    struct shared_info *si = shared();
+    struct vp *t = &vps[vcpu];
+    if (set && test_and_set_bit(port, si->evtchn_pending))
+        return;
+    if (!test_bit(port, si->evtchn_mask) && !test_and_set_bit(port / 64, &t->vi->evtchn_pending_sel))
+        mark_upcall(vp, t);
+    wake_pollers(vp, vcpu);
+}
+
+/* --- FIFO --------------------------------------------------------------------------------------------------------- */
+
+/* The port's event word, or NULL while the guest has not added its array page. */
+static u32 *fifo_word(u32 port)
+{
+    u64 page = READ_ONCE(dom->fifo_array[(port >> 10) & 127]);
+    return page ? (u32 *)gpa_to_va(page) + (port & 1023) : NULL;
+}
+
+/* Makes `word` (the current tail) point to `port`, if it is still on the queue. */
+static bool fifo_set_link(u32 *word, u32 port)
+{
+    u32 w = READ_ONCE(*word);
+    for (int tries = 0; tries < 8; tries++) {
+        if (!(w & FIFO_LINKED))
+            return false;
+        if (__atomic_compare_exchange_n(word, &w, (w & ~FIFO_LINK_MASK) | port, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST))
+            return true;
+    }
+    /* The guest keeps changing the word: BUSY tells it to wait with unlinking, and it must see it soon. */
+    test_and_set_bit(FIFO_BUSY_BIT, word);
+    bool linked = false;
+    w = READ_ONCE(*word);
+    for (int tries = 0; tries < 1000 && (w & FIFO_LINKED); tries++) {
+        if (__atomic_compare_exchange_n(word, &w, (w & ~(FIFO_LINK_MASK | (1u << FIFO_BUSY_BIT))) | port, false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+            linked = true;
+            break;
+        }
+    }
+    if (!linked)
+        test_and_clear_bit(FIFO_BUSY_BIT, word);
+    return linked;
+}
+
+static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
+{
+    u32 vcpu = port_vcpu(entry), prio = port_prio(entry);
+    struct vp *t = &vps[vcpu];
+    u32 *word = fifo_word(port);
+    if (!word || !t->s->fifo_control_gpa) {
+        if (set)
+            test_and_set_bit(port, dom->early_pending);
+        return;
+    }
+    if (set && test_and_set_bit(FIFO_PENDING_BIT, word))
+        return;
+    if (test_bit(FIFO_MASKED_BIT, word)) {
+        wake_pollers(vp, vcpu);
+        return;
+    }
+    lock(vp, &fifo_lock[vcpu]);
+    /* Checked under the lock: two raisers must not link the same port twice. */
+    if (!test_and_set_bit(FIFO_LINKED_BIT, word)) {
+        u16 queue = (u16)((vcpu << 4 | prio) + 1), last = fifo_last_queue[port];
+        if (last && last != queue) {
+            u32 v = (last - 1u) >> 4;
+            if (vps[v].s->fifo_tail[(last - 1) & 15] == port)
+                vps[v].s->fifo_tail[(last - 1) & 15] = 0;
+        }
+        fifo_last_queue[port] = queue;
+        u32 tail = t->s->fifo_tail[prio];
+        u32 *tail_word = tail && tail != port ? fifo_word(tail & (TRAP_MAX_PORTS - 1)) : NULL;
+        struct evtchn_fifo_control_block *cb = gpa_to_va(t->s->fifo_control_gpa);
+        bool linked = tail_word && fifo_set_link(tail_word, port);
+        if (!linked)
+            WRITE_ONCE(cb->head[prio], port);
+        t->s->fifo_tail[prio] = port;
+        unlock(&fifo_lock[vcpu]);
+        if (!linked && !test_and_set_bit(prio, &cb->ready))
+            mark_upcall(vp, t);
+    } else {
+        unlock(&fifo_lock[vcpu]);
+    }
+    wake_pollers(vp, vcpu);
+}
+
+/* --- both --------------------------------------------------------------------------------------------------------- */
+
+void evtchn_raise(struct vp *vp, u32 port)
+{
+    if (port == 0 || port >= dom->ports_nr)
+        return;
+    u64 e = READ_ONCE(dom->ports[port]);
+    /* A bit that the shim set before it closed the port: "clear entry, kick, clear pending". */
+    if (port_kind(e) == TRAP_PORT_FREE)
+        return;
+    if (dom->evtchn_fifo)
+        raise_fifo(vp, port, e, true);
+    else
+        raise_2level(vp, port, port_vcpu(e), true);
+}
+
+long do_evtchn_send(struct vp *vp, u32 port)
+{
+    if (port == 0 || port >= dom->ports_nr)
+        return E(EINVAL);
+    u64 e = READ_ONCE(dom->ports[port]);
+    switch (port_kind(e)) {
+    case TRAP_PORT_SHIM: {
+        u32 word = port / 64;
+        __atomic_fetch_or(&dom->to_shim[word], 1ul << (port & 63), __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(&dom->to_shim_sel, 1ul << word, __ATOMIC_SEQ_CST);
+        ring_doorbell(vp);
+        return 0;
+    }
+    case TRAP_PORT_SELF:
+        evtchn_raise(vp, port_peer(e));
+        return 0;
+    case TRAP_PORT_IPI:
+        evtchn_raise(vp, port);
+        return 0;
+    case TRAP_PORT_UNBOUND:
+        return 0;
+    default:
+        return E(EINVAL);
+    }
+}
+
+long do_evtchn_unmask(struct vp *vp, u32 port)
+{
+    if (port == 0 || port >= dom->ports_nr)
+        return E(EINVAL);
+    u64 e = READ_ONCE(dom->ports[port]);
+    if (port_kind(e) == TRAP_PORT_FREE)
+        return E(EINVAL);
+    if (dom->evtchn_fifo) {
+        u32 *word = fifo_word(port);
+        if (word) {
+            test_and_clear_bit(FIFO_MASKED_BIT, word);
+            if (test_bit(FIFO_PENDING_BIT, word))
+                raise_fifo(vp, port, e, false);
+        }
+    } else {
+        struct shared_info *si = shared();
+        if (test_and_clear_bit(port, si->evtchn_mask) && test_bit(port, si->evtchn_pending))
+            raise_2level(vp, port, port_vcpu(e), false);
+    }
+    return 0;
+}
+
+bool evtchn_is_pending(u32 port)
+{
+    if (dom->evtchn_fifo) {
+        u32 *word = fifo_word(port);
+        return word && test_bit(FIFO_PENDING_BIT, word);
+    }
+    return test_bit(port, shared()->evtchn_pending);
+}
+
+/* The FIFO array, a control block or the ABI changed: what could not be linked before is raised now. */
+void evtchn_resync(struct vp *vp)
+{
+    if (!dom->evtchn_fifo) {
+        memset(fifo_last_queue, 0, sizeof(fifo_last_queue));
+        return;
+    }
+    for (u32 word = 0; word < TRAP_PORT_WORDS; word++) {
+        u64 bits = __atomic_exchange_n(&dom->early_pending[word], 0, __ATOMIC_SEQ_CST);
+        while (bits) {
+            u32 port = word * 64 + (u32)__builtin_ctzl(bits);
+            bits &= bits - 1;
+            evtchn_raise(vp, port);
+        }
+    }
+    for (u32 port = 1; port < dom->ports_nr; port++) {
+        u32 *w = fifo_word(port);
+        u64 e = READ_ONCE(dom->ports[port]);
+        if (w && port_kind(e) != TRAP_PORT_FREE && (READ_ONCE(*w) & (1u << FIFO_PENDING_BIT)) &&
+            !(READ_ONCE(*w) & FIFO_LINKED))
+            raise_fifo(vp, port, e, false);
+    }
+}
+
+/* --- SCHEDOP_block, poll, yield ------------------------------------------------------------------------------------- */
+
+static void sleep_until(struct vp *vp, bool (*done)(struct vp *vp, void *arg), void *arg)
+{
+    runstate_change(vp, RUNSTATE_blocked);
+    vp->s->running = 0;
+    for (;;) {
+        serve_kick(vp);
+        timer_expire(vp);
+        if (done(vp, arg))
+            break;
+        timer_rearm(vp);
+        count_hv(vp, TRAP_HV_IDLE);
+        hv->idle(vp);
+    }
+    vp->s->running = 1;
+    runstate_change(vp, RUNSTATE_running);
+}
+
+static bool upcall_pending(struct vp *vp, void *arg)
+{
+    (void)arg;
+    return READ_ONCE(vp->vi->evtchn_upcall_pending) || (vp->s->nmi_state & 3) == 1;
+}
+
+long sched_block(struct vp *vp)
+{
+    __atomic_store_n(&vp->vi->evtchn_upcall_mask, 0, __ATOMIC_SEQ_CST);
+    if (!upcall_pending(vp, NULL))
+        sleep_until(vp, upcall_pending, NULL);
+    return 0;
+}
+
+struct poll {
+    u32 nr;
+    u64 deadline;
+    u32 ports[128];
+};
+
+static bool poll_done(struct vp *vp, void *arg)
+{
+    const struct poll *p = arg;
+    for (u32 i = 0; i < p->nr; i++)
+        if (evtchn_is_pending(p->ports[i]))
+            return true;
+    if (upcall_deliverable(vp) || (vp->s->nmi_state & 3) == 1)
+        return true;
+    return p->deadline && system_time() >= p->deadline;
+}
+
+long sched_poll(struct vp *vp, u64 arg)
+{
+    struct sched_poll req;
+    struct poll p;
+    if (copy_from_guest(&req, arg, sizeof(req)))
+        return E(EFAULT);
+    if (req.nr_ports > ARRAY_SIZE(p.ports))
+        return E(EINVAL);
+    if (copy_from_guest(p.ports, req.ports, req.nr_ports * sizeof(u32)))
+        return E(EFAULT);
+    for (u32 i = 0; i < req.nr_ports; i++)
+        if (p.ports[i] == 0 || p.ports[i] >= dom->ports_nr)
+            return E(EINVAL);
+    p.nr = req.nr_ports;
+    p.deadline = req.timeout;
+    WRITE_ONCE(vp->s->poll_ports, 1);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!poll_done(vp, &p)) {
+        vp->s->timer_poll = req.timeout;
+        sleep_until(vp, poll_done, &p);
+        vp->s->timer_poll = 0;
+        timer_rearm(vp);
+    }
+    WRITE_ONCE(vp->s->poll_ports, 0);
+    return 0;
+}
+
+long sched_yield(struct vp *vp)
+{
+    count_hv(vp, TRAP_HV_LONG_SPIN_WAIT);
+    hv->long_spin_wait(vp);
+    return 0;
+}

@@ -1,0 +1,186 @@
+/*
+ * Calls to the shim, and what the shim asks of us.
+ *
+ * Each VP has one mailbox slot. A waiting VP counts as outside the guest: it halts, serves kicks and flushes, delivers
+ * no upcall and holds no lock. The doorbell carries no information: it is rung when `bell` was clear, and the shim
+ * clears it before it scans. In the other direction `kick` works the same way.
+ */
+#include <stdarg.h>
+
+#include "trap.h"
+
+size_t format_line(char *buf, size_t size, const char *fmt, va_list ap);
+
+void ring_doorbell(struct vp *vp)
+{
+    if (__atomic_exchange_n(&dom->bell, 1, __ATOMIC_SEQ_CST) == 0) {
+        count_hv(vp, TRAP_HV_SIGNAL_EVENT);
+        hv->signal_event(vp);
+    } else {
+        count_hv(vp, TRAP_HV_SIGNAL_SUPPRESSED);
+    }
+}
+
+static void snapshot(struct vp *vp)
+{
+    struct trap_vp *s = vp->s;
+    if (vp->regs)
+        s->regs = *vp->regs;
+    s->fs_base = rdmsr(MSR_FS_BASE);
+    /* SWAPGS follows the mode, so the active base is the mode's own. */
+    u64 active = rdmsr(MSR_GS_BASE), inactive = rdmsr(MSR_KERNEL_GS_BASE);
+    s->gs_base_kernel = s->user_mode ? inactive : active;
+    s->gs_base_user = s->user_mode ? active : inactive;
+}
+
+static void park_if_asked(struct vp *vp)
+{
+    if (likely(!READ_ONCE(dom->stop_request)))
+        return;
+    snapshot(vp);
+    store_release(&vp->s->parked, 1);
+    ring_doorbell(vp);
+    while (load_acquire(&dom->stop_request)) {
+        hv->idle(vp);
+        if (READ_ONCE(vp->s->flush_pending))
+            mm_flush_local(vp);
+    }
+    store_release(&vp->s->parked, 0);
+    timer_rearm(vp);
+    time_update_vcpu(vp);
+}
+
+void serve_kick(struct vp *vp)
+{
+    struct trap_vp *s = vp->s;
+    if (READ_ONCE(s->flush_pending))
+        mm_flush_local(vp);
+    if (READ_ONCE(s->kick))
+        __atomic_exchange_n(&s->kick, 0, __ATOMIC_SEQ_CST);
+    u64 sel = READ_ONCE(s->raise_sel);
+    if (sel) {
+        sel = __atomic_exchange_n(&s->raise_sel, 0, __ATOMIC_SEQ_CST);
+        while (sel) {
+            u32 word = (u32)__builtin_ctzl(sel);
+            sel &= sel - 1;
+            u64 bits = __atomic_exchange_n(&s->raise[word], 0, __ATOMIC_SEQ_CST);
+            while (bits) {
+                u32 bit = (u32)__builtin_ctzl(bits);
+                bits &= bits - 1;
+                evtchn_raise(vp, word * 64 + bit);
+            }
+        }
+    }
+    time_update_frequency(vp);
+    park_if_asked(vp);
+}
+
+static void apply_effects(struct vp *vp, u32 effects)
+{
+    if (effects & TRAP_EFFECT_DESC)
+        desc_reload(vp);
+    if (effects & TRAP_EFFECT_CR3)
+        mm_load_roots(vp);
+    if (effects & TRAP_EFFECT_FLUSH_ALL)
+        mm_flush_vps(vp, ~0ul);
+    else if (effects & TRAP_EFFECT_FLUSH)
+        mm_flush_local(vp);
+    if (effects & TRAP_EFFECT_DEBUG)
+        debugreg_load(vp);
+    if (effects & TRAP_EFFECT_TS)
+        write_cr0(vp->s->vts ? read_cr0() | 8 : read_cr0() & ~8ul);
+    if (effects & TRAP_EFFECT_VCPU_INFO)
+        for (u32 i = 0; i < dom->nr_vps; i++)
+            vp_bind_vcpu_info(&vps[i]);
+    if (effects & (TRAP_EFFECT_VCPU_INFO | TRAP_EFFECT_AREAS)) {
+        time_update_vcpu(vp);
+        runstate_write(vp);
+    }
+    if (effects & TRAP_EFFECT_EVTCHN)
+        evtchn_resync(vp);
+    if (effects & TRAP_EFFECT_TIMER)
+        timer_rearm(vp);
+    if (effects & TRAP_EFFECT_PARK)
+        for (;;)
+            hv->idle(vp);
+}
+
+s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
+{
+    struct trap_mailbox *m = &vp->s->mbox;
+    ASSERT(!vp->in_cold_call);
+    vp->in_cold_call = true;
+    snapshot(vp);
+    m->kind = kind;
+    m->nr = nr;
+    for (int i = 0; i < 6; i++)
+        m->args[i] = args[i];
+    m->kernel_l4 = vp->s->kernel_l4;
+    m->rip = vp->regs ? vp->regs->rip : 0;
+    m->seq++;
+    store_release(&m->state, TRAP_MBOX_REQUEST);
+    count_hv(vp, TRAP_HV_POST_MESSAGE);
+    vp->s->running = 0;
+    ring_doorbell(vp);
+    for (;;) {
+        serve_kick(vp);
+        if (load_acquire(&m->state) == TRAP_MBOX_REPLY)
+            break;
+        hv->idle(vp);
+    }
+    vp->s->running = 1;
+    s64 result = m->result;
+    u32 effects = m->effects;
+    store_release(&m->state, TRAP_MBOX_IDLE);
+    vp->in_cold_call = false;
+    if (effects)
+        apply_effects(vp, effects);
+    return result;
+}
+
+void log_line(const char *fmt, ...)
+{
+    static char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    size_t n = format_line(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    u64 args[6] = {(u64)text - TRAP_VA_IMAGE + image_gpa, n};
+    if (!vps[0].in_cold_call)
+        shim_call(&vps[0], TRAP_CALL_LOG, 0, args);
+}
+
+static _Noreturn void report_crash(struct vp *vp, u32 reason, u64 rip, const char *fmt, va_list ap)
+{
+    struct trap_crash *c = &vp->s->crash;
+    format_line((char *)c->text, sizeof(c->text), fmt, ap);
+    c->rip = rip;
+    c->user_mode = vp->s->user_mode;
+    c->reason = reason;
+    hv->crash(vp);
+    count_hv(vp, TRAP_HV_CRASH);
+    vp->in_cold_call = false;
+    u64 args[6] = {reason};
+    shim_call(vp, TRAP_CALL_CRASH, 0, args);
+    for (;;)
+        hv->idle(vp);
+}
+
+_Noreturn void domain_crash(struct vp *vp, u32 reason, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    report_crash(vp, reason, 0, fmt, ap);
+}
+
+_Noreturn void module_panic_at(struct vp *vp, u64 rip, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    report_crash(vp, TRAP_CRASH_MODULE_FAULT, rip, fmt, ap);
+}
+
+_Noreturn void module_panic(const char *why)
+{
+    module_panic_at(&vps[0], (u64)__builtin_return_address(0), "assertion: %s", why);
+}

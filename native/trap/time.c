@@ -1,0 +1,226 @@
+/*
+ * Time: the pvclock fields of vcpu_info, system time, timers and runstate accounting (Xen public vcpu.h, xen.h).
+ *
+ * System time is a linear function of the TSC, with the very multiplication that the guest performs, so that a deadline
+ * computed by the guest and our reading of the clock agree to the nanosecond. The frequency comes from the shim, which
+ * improves its estimate as the domain runs; a new one is applied with the clock held continuous.
+ */
+#include "trap.h"
+
+#define NSEC_PER_SEC 1000000000ul
+
+static u64 anchor_tsc, anchor_ns, applied_hz;
+static u32 clock_mul;
+static s8 clock_shift;
+
+/* floor(a * 2^32 / b) for a < b, without the 128-bit division helper. */
+static u32 div_frac(u64 a, u64 b)
+{
+    u64 q = 0;
+    for (int i = 0; i < 32; i++) {
+        a <<= 1;
+        q <<= 1;
+        if (a >= b) {
+            a -= b;
+            q |= 1;
+        }
+    }
+    return (u32)q;
+}
+
+static u64 scale(u64 delta)
+{
+    delta = clock_shift < 0 ? delta >> -clock_shift : delta << clock_shift;
+    return (u64)(((unsigned __int128)delta * clock_mul) >> 32);
+}
+
+static void set_frequency(u64 hz)
+{
+    u64 f = hz;
+    s8 shift = 0;
+    while (f > 2 * NSEC_PER_SEC) {
+        f >>= 1;
+        shift--;
+    }
+    while (f <= NSEC_PER_SEC) {
+        f <<= 1;
+        shift++;
+    }
+    clock_mul = div_frac(NSEC_PER_SEC, f);
+    clock_shift = shift;
+    applied_hz = hz;
+}
+
+u64 system_time(void)
+{
+    return anchor_ns + scale(rdtsc() - anchor_tsc);
+}
+
+static void write_time(struct vcpu_time_info *t)
+{
+    WRITE_ONCE(t->version, t->version | 1);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    t->tsc_timestamp = anchor_tsc;
+    t->system_time = anchor_ns;
+    t->tsc_to_system_mul = clock_mul;
+    t->tsc_shift = clock_shift;
+    t->flags = 1; /* XEN_PVCLOCK_TSC_STABLE_BIT: one clock for all VPs, which lets the vDSO use it */
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    WRITE_ONCE(t->version, t->version + 1);
+}
+
+void time_update_vcpu(struct vp *vp)
+{
+    write_time((struct vcpu_time_info *)&vp->vi->time);
+    if (vp->s->time_area_gpa)
+        write_time(gpa_to_va(vp->s->time_area_gpa));
+}
+
+/* Applies a better estimate of the TSC frequency, if the shim has published one. */
+void time_update_frequency(struct vp *vp)
+{
+    (void)vp;
+    u64 hz = READ_ONCE(dom->tsc_hz);
+    if (likely(hz == applied_hz) || hz < 1000000 || hz > 100 * NSEC_PER_SEC)
+        return;
+    /* Only while one VP runs may the anchor move without a protocol between VPs. */
+    u64 now_tsc = rdtsc();
+    anchor_ns += scale(now_tsc - anchor_tsc);
+    anchor_tsc = now_tsc;
+    set_frequency(hz);
+    for (u32 i = 0; i < dom->nr_vps; i++)
+        if (vps[i].vi)
+            time_update_vcpu(&vps[i]);
+    dom->time_offset = anchor_ns;
+    dom->time_tsc = anchor_tsc;
+}
+
+void time_init(void)
+{
+    anchor_tsc = rdtsc();
+    anchor_ns = 0;
+    u64 hz = dom->tsc_hz;
+    set_frequency(hz >= 1000000 && hz <= 100 * NSEC_PER_SEC ? hz : NSEC_PER_SEC);
+    dom->time_offset = anchor_ns;
+    dom->time_tsc = anchor_tsc;
+}
+
+void time_init_vp(struct vp *vp)
+{
+    vp->armed_deadline = ~0ul;
+    vp->s->runstate = RUNSTATE_running;
+    vp->s->runstate_entry = system_time();
+    time_update_vcpu(vp);
+}
+
+/* --- timers --------------------------------------------------------------------------------------------------------- */
+
+static u64 next_deadline(const struct trap_vp *s)
+{
+    u64 d = ~0ul;
+    if (s->timer_singleshot && s->timer_singleshot < d)
+        d = s->timer_singleshot;
+    if (s->timer_periodic_next && s->timer_periodic_next < d)
+        d = s->timer_periodic_next;
+    if (s->timer_poll && s->timer_poll < d)
+        d = s->timer_poll;
+    for (u32 i = 0; i < ARRAY_SIZE(s->watchdog); i++)
+        if (s->watchdog[i] && s->watchdog[i] < d)
+            d = s->watchdog[i];
+    return d;
+}
+
+void timer_rearm(struct vp *vp)
+{
+    u64 d = next_deadline(vp->s);
+    if (d == vp->armed_deadline)
+        return;
+    vp->armed_deadline = d;
+    if (d == ~0ul) {
+        count_hv(vp, TRAP_HV_STIMER_STOP);
+        hv->stimer_set(vp, 0);
+    } else {
+        count_hv(vp, TRAP_HV_STIMER_ARM);
+        /* STIMER counts in 100 ns: round up, or the guest would find its deadline still in the future. */
+        hv->stimer_set(vp, d / 100 + (d % 100 != 0) + (d == 0));
+    }
+}
+
+void timer_expire(struct vp *vp)
+{
+    struct trap_vp *s = vp->s;
+    u64 now = system_time();
+    bool fire = false;
+    if (s->timer_singleshot && s->timer_singleshot <= now) {
+        s->timer_singleshot = 0;
+        fire = true;
+    }
+    if (s->timer_period && s->timer_periodic_next && s->timer_periodic_next <= now) {
+        /* Missed periods are not made up for: one event however late. */
+        u64 missed = (now - s->timer_periodic_next) / s->timer_period;
+        s->timer_periodic_next += (missed + 1) * s->timer_period;
+        fire = true;
+    }
+    for (u32 i = 0; i < ARRAY_SIZE(s->watchdog); i++)
+        if (s->watchdog[i] && s->watchdog[i] <= now) {
+            s->watchdog[i] = 0;
+            u64 args[6] = {i};
+            if (!vp->in_cold_call)
+                shim_call(vp, TRAP_CALL_WATCHDOG, 0, args);
+            else
+                s->watchdog[i] = now + NSEC_PER_SEC / 100;
+        }
+    if (fire && s->virq_timer_port)
+        evtchn_raise(vp, s->virq_timer_port);
+}
+
+/* --- runstate --------------------------------------------------------------------------------------------------------- */
+
+/* The area may cross a page: bytes are written through one of two direct-map addresses. */
+static void area_write(const struct trap_vp *s, u32 offset, const void *src, u32 n)
+{
+    u32 first = (u32)(PAGE_SIZE - (s->runstate_gpa & ~PAGE_MASK));
+    for (u32 i = 0; i < n; i++) {
+        u32 at = offset + i;
+        u64 gpa = at < first ? s->runstate_gpa + at : s->runstate_gpa2 + (at - first);
+        *(volatile u8 *)gpa_to_va(gpa) = ((const u8 *)src)[i];
+    }
+}
+
+void runstate_write(struct vp *vp)
+{
+    struct trap_vp *s = vp->s;
+    if (!s->runstate_gpa)
+        return;
+    struct vcpu_runstate_info r = {.state = (int32_t)s->runstate, .state_entry_time = s->runstate_entry};
+    for (int i = 0; i < 4; i++)
+        r.time[i] = s->runstate_time[i];
+    bool flag = dom->vm_assist & (1u << VMASST_TYPE_runstate_update_flag);
+    if (!flag && (s->runstate_gpa & 7) == 0 && (s->runstate_gpa & ~PAGE_MASK) + sizeof(r) <= PAGE_SIZE) {
+        memcpy(gpa_to_va(s->runstate_gpa), &r, sizeof(r));
+        return;
+    }
+    u64 entry = r.state_entry_time;
+    if (flag) {
+        r.state_entry_time |= XEN_RUNSTATE_UPDATE;
+        u8 top = (u8)(r.state_entry_time >> 56);
+        area_write(s, offsetof(struct vcpu_runstate_info, state_entry_time) + 7, &top, 1);
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+    }
+    area_write(s, 0, &r, sizeof(r));
+    if (flag) {
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+        u8 top = (u8)(entry >> 56);
+        area_write(s, offsetof(struct vcpu_runstate_info, state_entry_time) + 7, &top, 1);
+    }
+}
+
+void runstate_change(struct vp *vp, u32 state)
+{
+    struct trap_vp *s = vp->s;
+    u64 now = system_time();
+    s->runstate_time[s->runstate & 3] += now - s->runstate_entry;
+    s->runstate_entry = now;
+    s->runstate = state;
+    runstate_write(vp);
+}
