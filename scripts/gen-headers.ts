@@ -264,7 +264,7 @@ export function generate(rooms: Readonly<Record<'xen' | 'hyperv' | 'trap', Decla
 /** The checkout: the nearest directory above that has package.json (dist/ has none). */
 function root(): string {
   let dir = __dirname;
-  while (!existsSync(join(dir, 'package.json')) && !existsSync(join(dir, 'native', 'trap'))) {
+  while (!existsSync(join(dir, 'package.json'))) {
     const up = dirname(dir);
     if (up === dir) throw new Error(`no package.json above ${__dirname}`);
     dir = up;

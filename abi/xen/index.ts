@@ -17,6 +17,7 @@ export * from './features';
 export * from './grant-ops';
 export * from './grant-table';
 export * from './hypercall-numbers';
+export * from './hypercalls';
 export * from './iret';
 export * from './memory';
 export * from './mmu';

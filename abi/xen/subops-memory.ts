@@ -1,0 +1,196 @@
+/**
+ * Sub-operations of memory_op. Describes Xen public/memory.h.
+ */
+import { BAD_POINTER, err, NOT_CONTROL, type SubopDecl } from './hypercall-decl';
+import {
+  XENMEM,
+  XenAddToPhysmap,
+  XenAddToPhysmapBatch,
+  XenForeignMemoryMap,
+  XenMachphysMapping,
+  XenMachphysMfnList,
+  XenMemAcquireResource,
+  XenMemoryDomain,
+  XenMemoryExchange,
+  XenMemoryMap,
+  XenMemoryReservation,
+  XenPodTarget,
+  XenRemoveFromPhysmap,
+  XenVnumaTopologyInfo,
+} from './memory';
+
+const NO_DOMAIN = err('ESRCH', 'no such domain');
+const FOREIGN = err('EPERM', 'the domain is not the caller’s own');
+/** The reservation commands never return an error: a failure shows as fewer extents. */
+const EXTENTS = 'the number of extents done';
+const TRANSLATED_ONLY = err('EACCES', 'the domain maps its own frames: nothing is translated for it');
+
+export const MEMORY_OP_SUBOPS = {
+  increase_reservation: {
+    number: XENMEM.XENMEM_increase_reservation,
+    privilege: 'any',
+    argStruct: XenMemoryReservation,
+    returns: EXTENTS,
+    errors: [],
+  },
+  decrease_reservation: {
+    number: XENMEM.XENMEM_decrease_reservation,
+    privilege: 'any',
+    argStruct: XenMemoryReservation,
+    returns: EXTENTS,
+    errors: [],
+  },
+  maximum_ram_page: {
+    number: XENMEM.XENMEM_maximum_ram_page,
+    privilege: 'any',
+    returns: 'the highest machine frame number',
+    errors: [],
+  },
+  current_reservation: {
+    number: XENMEM.XENMEM_current_reservation,
+    privilege: 'any',
+    argStruct: XenMemoryDomain,
+    returns: 'pages that the domain has',
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN],
+  },
+  maximum_reservation: {
+    number: XENMEM.XENMEM_maximum_reservation,
+    privilege: 'any',
+    argStruct: XenMemoryDomain,
+    returns: 'pages that the domain may have',
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN],
+  },
+  machphys_mfn_list: {
+    number: XENMEM.XENMEM_machphys_mfn_list,
+    privilege: 'control',
+    argStruct: XenMachphysMfnList,
+    errors: [BAD_POINTER, NOT_CONTROL],
+  },
+  populate_physmap: {
+    number: XENMEM.XENMEM_populate_physmap,
+    privilege: 'any',
+    argStruct: XenMemoryReservation,
+    returns: EXTENTS,
+    errors: [],
+  },
+  add_to_physmap: {
+    number: XENMEM.XENMEM_add_to_physmap,
+    privilege: 'hvm',
+    argStruct: XenAddToPhysmap,
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, TRANSLATED_ONLY],
+  },
+  memory_map: {
+    number: XENMEM.XENMEM_memory_map,
+    privilege: 'any',
+    argStruct: XenMemoryMap,
+    errors: [BAD_POINTER, err('ENOSYS', 'the domain was given no memory map')],
+  },
+  machine_memory_map: {
+    number: XENMEM.XENMEM_machine_memory_map,
+    privilege: 'control',
+    argStruct: XenMemoryMap,
+    errors: [NOT_CONTROL],
+  },
+  exchange: {
+    number: XENMEM.XENMEM_exchange,
+    privilege: 'any',
+    argStruct: XenMemoryExchange,
+    errors: [
+      BAD_POINTER,
+      err('EINVAL', 'in and out differ in size, or nr_exchanged is out of range'),
+      err('ENOMEM', 'no contiguous memory left'),
+      FOREIGN,
+    ],
+  },
+  machphys_mapping: {
+    number: XENMEM.XENMEM_machphys_mapping,
+    privilege: 'any',
+    argStruct: XenMachphysMapping,
+    errors: [BAD_POINTER],
+  },
+  set_memory_map: {
+    number: XENMEM.XENMEM_set_memory_map,
+    privilege: 'control',
+    argStruct: XenForeignMemoryMap,
+    errors: [BAD_POINTER, NO_DOMAIN, NOT_CONTROL],
+  },
+  maximum_gpfn: {
+    number: XENMEM.XENMEM_maximum_gpfn,
+    privilege: 'any',
+    argStruct: XenMemoryDomain,
+    returns: 'the highest pfn in use',
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN],
+  },
+  remove_from_physmap: {
+    number: XENMEM.XENMEM_remove_from_physmap,
+    privilege: 'hvm',
+    argStruct: XenRemoveFromPhysmap,
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, err('ENOSYS', 'the domain is not translated')],
+  },
+  set_pod_target: {
+    number: XENMEM.XENMEM_set_pod_target,
+    privilege: 'control',
+    argStruct: XenPodTarget,
+    errors: [BAD_POINTER, NOT_CONTROL, err('ENOSYS', 'the domain is not translated')],
+  },
+  get_pod_target: {
+    number: XENMEM.XENMEM_get_pod_target,
+    privilege: 'control',
+    argStruct: XenPodTarget,
+    errors: [BAD_POINTER, NOT_CONTROL, err('ENOSYS', 'the domain is not translated')],
+  },
+  get_sharing_freed_pages: {
+    number: XENMEM.XENMEM_get_sharing_freed_pages,
+    privilege: 'any',
+    returns: 'pages saved by sharing',
+    errors: [err('ENOSYS', 'page sharing is not built')],
+  },
+  get_sharing_shared_pages: {
+    number: XENMEM.XENMEM_get_sharing_shared_pages,
+    privilege: 'any',
+    returns: 'pages that are shared',
+    errors: [err('ENOSYS', 'page sharing is not built')],
+  },
+  paging_op: { number: XENMEM.XENMEM_paging_op, privilege: 'control', errors: [BAD_POINTER, NOT_CONTROL] },
+  access_op: { number: XENMEM.XENMEM_access_op, privilege: 'control', errors: [BAD_POINTER, NOT_CONTROL] },
+  sharing_op: {
+    number: XENMEM.XENMEM_sharing_op,
+    privilege: 'control',
+    errors: [NOT_CONTROL, err('ENOSYS', 'page sharing is not built')],
+  },
+  add_to_physmap_batch: {
+    number: XENMEM.XENMEM_add_to_physmap_batch,
+    privilege: 'hvm',
+    argStruct: XenAddToPhysmapBatch,
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, TRANSLATED_ONLY],
+  },
+  claim_pages: {
+    number: XENMEM.XENMEM_claim_pages,
+    privilege: 'control',
+    argStruct: XenMemoryReservation,
+    errors: [BAD_POINTER, NOT_CONTROL],
+  },
+  machphys_compat_mfn_list: {
+    number: XENMEM.XENMEM_machphys_compat_mfn_list,
+    privilege: 'control',
+    argStruct: XenMachphysMfnList,
+    errors: [BAD_POINTER, NOT_CONTROL],
+  },
+  get_vnumainfo: {
+    number: XENMEM.XENMEM_get_vnumainfo,
+    privilege: 'any',
+    argStruct: XenVnumaTopologyInfo,
+    errors: [BAD_POINTER, err('EOPNOTSUPP', 'the domain has no virtual NUMA topology')],
+  },
+  reserved_device_memory_map: {
+    number: XENMEM.XENMEM_reserved_device_memory_map,
+    privilege: 'hardware',
+    errors: [BAD_POINTER, NOT_CONTROL, err('ENOSYS', 'pass-through is not built')],
+  },
+  acquire_resource: {
+    number: XENMEM.XENMEM_acquire_resource,
+    privilege: 'control',
+    argStruct: XenMemAcquireResource,
+    errors: [BAD_POINTER, NO_DOMAIN, NOT_CONTROL],
+  },
+} as const satisfies Record<string, SubopDecl>;
