@@ -1,0 +1,92 @@
+/** The host addon's own functions, and that nothing of it outlives its owner. */
+import { readFileSync, readlinkSync, writeSync } from 'node:fs';
+import {
+  closeFile,
+  createMemory,
+  createSealedFile,
+  createSocketPair,
+  destroyMemory,
+  fill64,
+  readClocks,
+  sendByte,
+} from '../../../shim/partition/host';
+
+function mappings(): number {
+  return readFileSync('/proc/self/maps', 'utf8').match(/memfd:xenlighten-ram/g)?.length ?? 0;
+}
+
+test('memory comes as 1 GiB windows, the last one smaller, all zero', () => {
+  const memory = createMemory(2.5 * 2 ** 30);
+  expect(memory.windows.map((window) => window.byteLength)).toEqual([2 ** 30, 2 ** 30, 2 ** 29]);
+  expect(new Uint32Array(memory.windows[2], 0, 4)).toEqual(Uint32Array.of(0, 0, 0, 0));
+  expect(readlinkSync(`/proc/self/fd/${memory.fd}`)).toMatch(/memfd:xenlighten-ram/);
+  destroyMemory(memory);
+});
+
+test('destroyMemory detaches, unmaps and closes; a second time does nothing', () => {
+  const before = mappings();
+  const memory = createMemory(2 ** 20 * 16, { hugePages: true });
+  const { fd } = memory;
+  expect(mappings()).toBe(before + 1);
+  const bytes = new Uint8Array(memory.windows[0]);
+  destroyMemory(memory);
+  expect(bytes.length).toBe(0);
+  expect(mappings()).toBe(before);
+  expect(() => readlinkSync(`/proc/self/fd/${fd}`)).toThrow('ENOENT');
+  expect(() => destroyMemory(memory)).not.toThrow();
+});
+
+test('destroyMemory refuses windows and handles of others, and then unmaps nothing', () => {
+  const one = createMemory(4096);
+  const two = createMemory(4096);
+  expect(() => destroyMemory({ ...one, windows: two.windows })).toThrow('window 0 belongs to another memory');
+  expect(() => destroyMemory({ ...one, windows: [] })).toThrow('0 windows given, the memory has 1');
+  expect(() => destroyMemory({ ...one, handle: {} })).toThrow('not a memory handle');
+  new Uint8Array(one.windows[0])[0] = 1;
+  destroyMemory(one);
+  destroyMemory(two);
+});
+
+test('a sealed file has its content and cannot be changed', () => {
+  const fd = createSealedFile('test', Buffer.from('content'));
+  expect(readFileSync(`/proc/self/fd/${fd}`, 'utf8')).toBe('content');
+  expect(() => writeSync(fd, 'x', 0)).toThrow('EPERM');
+  closeFile(fd);
+  expect(() => closeFile(fd)).toThrow(/closing a file: Bad file descriptor/);
+});
+
+test('sendByte says when nobody can take it, and never blocks', () => {
+  const [ours, theirs] = createSocketPair();
+  expect(sendByte(ours)).toBe(true);
+  let sent = 1;
+  while (sendByte(ours) && sent < 1_000_000) sent++;
+  expect(sent).toBeLessThan(1_000_000);
+  closeFile(theirs);
+  expect(sendByte(ours)).toBe(false);
+  closeFile(ours);
+});
+
+test('fill64 checks its bounds and alignment', () => {
+  const buffer = new ArrayBuffer(64);
+  fill64(buffer, 8, 7, 10n, 2n);
+  expect([...new BigUint64Array(buffer)]).toEqual([0n, 10n, 12n, 14n, 16n, 18n, 20n, 22n]);
+  expect(() => fill64(buffer, 4, 1, 0n, 0n)).toThrow('fill64: byteOffset 4 is not a multiple of 8');
+  expect(() => fill64(buffer, 8, 8, 0n, 0n)).toThrow('fill64: 8 values at byte 8 do not fit into 64 bytes');
+  expect(() => fill64(buffer, 72, 0, 0n, 0n)).toThrow('fill64: 0 values at byte 72 do not fit into 64 bytes');
+  expect(() => fill64(buffer, 0, 2 ** 52, 0n, 0n)).toThrow('do not fit');
+  expect(() => fill64(buffer, -8, 1, 0n, 0n)).toThrow('byteOffset: -8 is not an integer from 0 to 2^53 - 1');
+});
+
+test('clock readings go forward together', async () => {
+  const first = readClocks();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const second = readClocks();
+  expect(second.tsc).toBeGreaterThan(first.tsc);
+  const ns = Number(second.monotonicRawNs - first.monotonicRawNs);
+  expect(ns).toBeGreaterThan(15e6);
+  expect(Math.abs(Number(second.monotonicNs - first.monotonicNs) - ns) / ns).toBeLessThan(0.01);
+  const hz = Number(second.tsc - first.tsc) / (ns / 1e9);
+  expect(hz).toBeGreaterThan(5e8);
+  expect(hz).toBeLessThan(1e10);
+  expect(Math.abs(Number(second.realtimeNs / 1_000_000n) - Date.now())).toBeLessThan(2000);
+});
