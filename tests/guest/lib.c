@@ -135,8 +135,12 @@ void out_flush(void) {
     line_len = 0;
 }
 
+const char *kpfx;
+
 static void key(const char *k) {
     out_str(" ");
+    if (kpfx)
+        out_str(kpfx), out_str(".");
     out_str(k);
 }
 

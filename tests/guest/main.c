@@ -3,7 +3,7 @@
 #include "pvtest.h"
 
 extern const struct pvcase cases_start[], cases_end[];
-void con_select(int io, int ring);
+u8 sod_shared[PAGE_SIZE]; /* shared_info as it was at the start */
 static u8 sh_page[PAGE_SIZE] __attribute__((aligned(4096)));
 
 static int matches(const char *word, size_t n, const struct pvcase *c) {
@@ -29,6 +29,20 @@ static int has_prefix(const char *word, size_t n, const char *p) {
     return 1;
 }
 
+/* What every case finds and may leave otherwise. */
+static void case_reset(void) {
+    struct physdev_set_iopl iopl = {.iopl = 0};
+
+    trap_hook = 0;
+    kpfx = 0;
+    vi->evtchn_upcall_mask = 1;
+    traps_init();
+    hc(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl);
+    hc(__HYPERVISOR_fpu_taskswitch, 0);
+    hc(__HYPERVISOR_set_debugreg, 7, 0x400);
+    ev_drain();
+}
+
 void kmain(start_info_t *info);
 void kmain(start_info_t *info) {
     const char *p, *word;
@@ -39,7 +53,8 @@ void kmain(start_info_t *info) {
     if (map_pte(sh_page, si->shared_info | PG_P | PG_RW | PG_A | PG_D))
         shutdown(SHUTDOWN_crash);
     vi = &sh->vcpu_info[0];
-    traps_init();
+    mem_copy(sod_shared, sh, PAGE_SIZE);
+    case_reset();
     if (si->flags & SIF_INITDOMAIN)
         con_select(1, 0);
     for (p = (const char *)si->cmd_line; *p;) {
@@ -64,8 +79,8 @@ void kmain(start_info_t *info) {
                     if (c->flags & ALONE) /* what it says before it ends the domain */
                         out_str(" alone=1"), out_flush(), out_str("case "), out_str(c->name), out_str(":");
                     expect();
-                    trap_hook = 0;
                     c->fn();
+                    case_reset();
                     out_flush();
                 }
     }

@@ -150,6 +150,12 @@ void expect(void); /* clears the records */
 struct rec *last(void);
 void show(const struct rec *r); /* the standard facts of one delivery */
 int run(void (*fn)(void));      /* try_call without argument */
+extern const char *kpfx;        /* when set, keys are printed as "kpfx.key" */
+void show_as(const char *name, const struct rec *r);
+void probe_result(const char *name, const struct rec *r); /* "name=ok" or "name=vecN:ec" */
+int probe(const char *name, void (*fn)(void));            /* run it, print probe_result  */
+void kshow(const char *name, void (*fn)(void));           /* run it, show_as             */
+extern u64 res, arg0, arg1;                               /* in and out of snippets      */
 
 /* Assembler snippet as a function; AT marks the instruction that is expected to trap. */
 #define SNIP(name, text)                                                                                               \
@@ -184,5 +190,11 @@ long evtchn(int cmd, void *arg);
 void ev_drain(void);
 u64 now_ns(void);
 void wait_ns(u64 ns);
-void *start_case(void);
+void con_select(int io, int ring);
+void user_stack(void);
+long frame_depth(const struct rec *r);
+void user_show(const char *name, const void *code, const void *end);  /* run, then show_as() */
+void user_probe(const char *name, const void *code, const void *end); /* run up to int3 or syscall */
+#define USHOW(name, snip) user_show(name, (void *)snip, snip##_end)
+#define UPROBE(name, snip) user_probe(name, (void *)snip, snip##_end)
 #endif

@@ -194,18 +194,66 @@ int run(void (*fn)(void)) {
     return try_call(call0, (void *)fn);
 }
 
-/* rip relative to mark (the AT instruction); flags without the arithmetic ones. */
+u64 res, arg0, arg1;
+
+/* The facts of one delivery: rip and sp relative to the marked instruction, flags without
+ * the arithmetic ones, "depth" the frame's words below an interrupted kernel stack. */
 void show(const struct rec *r) {
     kd("vec", r->vec);
     if (r->has_ec)
         kx("ec", r->ec);
-    if (mark)
-        kd("rip", r->rip - mark);
+    if (r->vec == 14)
+        kx("cr2", r->cr2 >= virt_base && r->cr2 - virt_base < 1ul << 30 ? r->cr2 & 0xfff : r->cr2);
+    kd("rip", r->rip - mark);
     kx("cs", r->cs);
     kx("ss", r->ss);
     kx("fl", r->rflags & ~0x8d5ul);
+    kd("sp", r->rsp - mark_rsp);
     kd("sm", r->mask_saved);
     kd("mask", r->mask_now);
     kx("lfl", r->live_rflags & ~0x8d5ul);
-    kd("al", r->frame + (r->has_ec ? 64 : 56) & 15);
+    if ((r->cs & 3) == 3)
+        kd("depth", frame_depth(r));
+    else
+        kd("depth", ((r->rsp & -16ul) - r->frame) / 8);
+}
+
+void show_as(const char *name, const struct rec *r) {
+    kpfx = name;
+    show(r);
+    kpfx = 0;
+}
+
+void probe_result(const char *name, const struct rec *r) {
+    out_str(" ");
+    out_str(name);
+    if (!r) {
+        out_str("=ok");
+        return;
+    }
+    out_str("=vec");
+    out_dec(r->vec);
+    if (r->has_ec)
+        out_str(":"), out_hex(r->ec);
+}
+
+int probe(const char *name, void (*fn)(void)) {
+    nrecs = 0;
+    res = 0;
+    if (run(fn)) {
+        probe_result(name, last());
+        return 1;
+    }
+    probe_result(name, 0);
+    return 0;
+}
+
+void kshow(const char *name, void (*fn)(void)) {
+    nrecs = 0;
+    res = 0;
+    run(fn);
+    show_as(name, last());
+    kpfx = name;
+    kd("n", nrecs);
+    kpfx = 0;
 }
