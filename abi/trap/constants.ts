@@ -185,6 +185,11 @@ export const TRAP_FI = constants(SPEC, {
   TRAP_FI_OWNER_XEN_RO: 3,
   /** This L4 is, or was last, loaded as a kernel root: it has all module slots. */
   TRAP_FI_KERNEL_ROOT: 0x4000000000n,
+  /** Linear page tables: how many tables of the same level refer to this one, and how many such entries it has itself. */
+  TRAP_FI_LINEAR_USES_SHIFT: 40,
+  TRAP_FI_LINEAR_USES_MASK: 0x000fff0000000000n,
+  TRAP_FI_LINEAR_ENTRIES_SHIFT: 52,
+  TRAP_FI_LINEAR_ENTRIES_MASK: 0x3ff0000000000000n,
 });
 
 /** Reasons in trap_crash.reason. */

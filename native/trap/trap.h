@@ -137,9 +137,14 @@ extern struct trap_domain *dom;
 
 /* --- direct map, frame_info, M2P ------------------------------------------------------------------------------- */
 
+/* tests/native compile some files as parts of a normal program, with their own RAM and without privileged instructions. */
+#ifndef TRAP_DIRECTMAP_BASE
+#define TRAP_DIRECTMAP_BASE TRAP_VA_DIRECTMAP
+#endif
+
 static inline void *gpa_to_va(u64 gpa)
 {
-    return (void *)(TRAP_VA_DIRECTMAP + gpa);
+    return (void *)(TRAP_DIRECTMAP_BASE + gpa);
 }
 static inline void *mfn_to_va(u64 mfn)
 {
@@ -196,6 +201,11 @@ static inline void wrmsr(u32 msr, u64 v)
 {
     __asm__ volatile("wrmsr" : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
 }
+#ifdef TRAP_HOST_TEST
+void invlpg(u64 va);
+u64 read_cr3(void);
+void write_cr3(u64 v);
+#else
 static inline void invlpg(u64 va)
 {
     __asm__ volatile("invlpg (%0)" : : "r"(va) : "memory");
@@ -210,6 +220,7 @@ static inline void write_cr3(u64 v)
 {
     __asm__ volatile("mov %0, %%cr3" : : "r"(v) : "memory");
 }
+#endif
 static inline u64 read_cr2(void)
 {
     u64 v;
@@ -366,7 +377,9 @@ bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset);
 bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code);
 /* Walks the given root; returns the L1 entry (or 0 when not mapped at 4 KiB granularity). */
 u64 mm_walk(u64 l4_mfn, u64 va);
-/* Flush this VP's TLB / the listed VPs' (mask by vcpu id; synchronous). */
+/* One turn of a wait for another VP: serves flush requests meanwhile. */
+void mm_spin(struct vp *vp);
+/* Flush this VP's TLB / the listed VPs' (mask by vcpu id; synchronous). mm_flush_local also withdraws flush_pending. */
 void mm_flush_local(struct vp *vp);
 void mm_flush_vps(struct vp *vp, u64 vp_mask);
 void mm_invlpg_vps(struct vp *vp, u64 vp_mask, u64 va);

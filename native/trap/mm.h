@@ -1,0 +1,92 @@
+/*
+ * Page tables: what the mm*.c files share. See mm_types.c for the model.
+ */
+#pragma once
+
+#include "trap.h"
+
+#define PTES_PER_TABLE 512u
+#define PTE_ADDR 0x000ffffffffff000ul
+#define PTE_AVAIL_LOW 0xe00ul
+#define PTE_AVAIL_HIGH (0x7fful << 52)
+
+/* A domain without devices chooses no cacheability, and no guest has superpages (9.3). */
+#define L1_DISALLOWED (PTE_PWT | PTE_PCD | PTE_PAT)
+#define UPPER_DISALLOWED (PTE_PWT | PTE_PCD | PTE_PSE | PTE_G)
+
+/* Bits that change neither which frame an entry refers to nor how: such a change moves no references. */
+#define PTE_FREE_BITS (PTE_NX | PTE_AVAIL_HIGH | PTE_AVAIL_LOW | PTE_G | PTE_D | PTE_A | PTE_US)
+
+/* --- frame_info words --------------------------------------------------------------------------------------------- */
+
+static inline u32 fi_type(u64 fi) {
+    return (u32)((fi & TRAP_FI_TYPE_MASK) >> TRAP_FI_TYPE_SHIFT);
+}
+static inline u64 fi_count(u64 fi) {
+    return fi & TRAP_FI_COUNT_MASK;
+}
+static inline u32 fi_owner(u64 fi) {
+    return (u32)((fi & TRAP_FI_OWNER_MASK) >> TRAP_FI_OWNER_SHIFT);
+}
+static inline bool is_table_type(u32 type) {
+    return type >= TRAP_FI_L1 && type <= TRAP_FI_L4;
+}
+/* A table whose entries may be changed: checked, and not on its way out. */
+static inline bool fi_is_live_table(u64 fi) {
+    return (fi & TRAP_FI_VALIDATED) && is_table_type(fi_type(fi));
+}
+static inline u64 fi_load(u64 mfn) {
+    return load_acquire(&frame_info[mfn]);
+}
+static inline bool fi_cmpxchg(u64 mfn, u64 *old, u64 new_fi) {
+    return __atomic_compare_exchange_n(&frame_info[mfn], old, new_fi, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
+}
+/* The frame belongs to the domain, as RAM or as a page that Xen shares with it. */
+static inline bool mfn_is_ours(u64 mfn) {
+    return mfn_valid(mfn) && fi_owner(fi_load(mfn)) != TRAP_FI_OWNER_NONE;
+}
+static inline bool is_module_slot(u32 slot) {
+    return slot >= TRAP_L4_FIRST && slot <= TRAP_L4_LAST;
+}
+
+/* --- mm_types.c ------------------------------------------------------------------------------------------------------
+ */
+
+/* Takes the lock bit of a frame; returns the word as it was. Waits while another VP has it. */
+u64 mm_frame_lock(struct vp *vp, u64 mfn);
+void mm_frame_unlock(u64 mfn);
+/* The reference that a present entry of a table of this level holds on what it maps: take it (0 or -errno), drop it. */
+long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry);
+void mm_put_target(struct vp *vp, u32 level, u64 table, u64 entry);
+/* What Xen makes of an entry that the guest writes (9.2). */
+u64 mm_fix_entry(u32 level, u64 entry);
+/* Makes sure that an L4 has the slots of a kernel root (or, with ISOLATE_USER, of a user root only). */
+void mm_make_kernel_root(struct vp *vp, u64 l4_mfn);
+void mm_make_user_root(struct vp *vp, u64 l4_mfn);
+/* mm_get_type for what the guest names itself, so that a failure can be reported. */
+long mm_get_root_type(struct vp *vp, u64 mfn, u32 type);
+long mm_pin(struct vp *vp, u64 mfn, u32 type);
+long mm_unpin(struct vp *vp, u64 mfn);
+/* Says in the log why the last validation on this VP failed; for the first few failures only. Holds no lock. */
+void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc);
+
+/* --- mm.c
+ * -------------------------------------------------------------------------------------------------------------- */
+
+struct mm_walk {
+    u64 l1_mfn;
+    u32 slot;
+    u64 entry;  /* the L1 entry, present or not */
+    u64 rights; /* PTE_RW and PTE_US that all upper levels grant; PTE_NX if any of them sets it */
+};
+/* Walks down to the L1 entry for va; false if an upper level is absent or va is not the guest's. */
+bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk);
+/* *mask from a guest's bitmap of vCPU ids; 0 or -EFAULT. Bits of vCPUs that do not exist are ignored. */
+long mm_read_vcpu_mask(u64 bitmap_va, u64 *mask);
+/* foreigndom of the MMU hypercalls: 0, or -ESRCH for any domain but this one. */
+long mm_check_domain(u32 domid);
+
+/* The count argument of mmu_update and mmuext_op: this bit marks a continued call, whose `done` has a value already. */
+#define MMU_UPDATE_PREEMPTED 0x80000000u
+/* Requests copied in at once. */
+#define MM_BATCH 32u
