@@ -1,0 +1,144 @@
+/**
+ * The shim's end of the trap module's signals: mailbox calls, ports with events for back ends, kicks and raised ports.
+ *
+ * A doorbell says nothing but "look": every VP's slot and the port bitmap are scanned, each request is copied once, and
+ * its handler may answer at once or later. Requests are hostile input: unknown kinds and impossible states are ignored
+ * or answered with -ENOSYS, and a slot is answered exactly once for each sequence number.
+ */
+import { TRAP, TRAP_MBOX, TrapDomain, TrapMailbox, TrapVp } from '../../abi/trap';
+import type { GuestMemory } from './guest-memory';
+import type { TrapLayout } from './trap-layout';
+
+/** One synchronous call of a VP, copied. */
+export interface TrapCall {
+  readonly vcpu: number;
+  /** TRAP_CALL_*. */
+  readonly kind: number;
+  /** Hypercall number for TRAP_CALL_HYPERCALL. */
+  readonly nr: number;
+  readonly args: readonly bigint[];
+  /** MFN of the root that guest pointers are walked from. */
+  readonly kernelL4: number;
+  readonly rip: bigint;
+}
+
+export interface TrapReply {
+  readonly result: bigint;
+  /** TRAP_EFFECT_*. */
+  readonly effects: number;
+}
+
+export interface MailboxHandlers {
+  /** Answers a call. Undefined: never answered (the domain is ending). */
+  call(call: TrapCall): TrapReply | undefined | Promise<TrapReply | undefined>;
+  /** The guest notified these ports, ascending. */
+  ports(ports: readonly number[]): void;
+}
+
+const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
+
+export class Mailboxes {
+  /** Calls answered, for statistics. */
+  answered = 0;
+
+  constructor(
+    private readonly memory: GuestMemory,
+    private readonly layout: TrapLayout,
+    private readonly kickPartition: () => void,
+    private readonly handlers: MailboxHandlers,
+  ) {}
+
+  private vpGpa(vcpu: number): number {
+    return this.layout.vpsGpa + vcpu * TrapVp.size;
+  }
+
+  /** To be called on every doorbell. */
+  scan(): void {
+    const { memory, layout } = this;
+    // Before looking: whoever posts after this rings again.
+    memory.xchg32(layout.domainGpa + TrapDomain.offsetOf('bell'), 0);
+    const ports = this.takePorts();
+    if (ports.length > 0) this.handlers.ports(ports);
+    for (let vcpu = 0; vcpu < layout.nrVps; vcpu++) {
+      const state = this.vpGpa(vcpu) + MBOX_STATE;
+      if (memory.load32(state) !== TRAP_MBOX.TRAP_MBOX_REQUEST) continue;
+      memory.store32(state, TRAP_MBOX.TRAP_MBOX_TAKEN);
+      this.serve(vcpu);
+    }
+  }
+
+  private takePorts(): number[] {
+    const { memory, layout } = this;
+    const base = layout.domainGpa;
+    const ports: number[] = [];
+    for (let half = 0; half < 2; half++) {
+      const selAt = base + TrapDomain.offsetOf('to_shim_sel') + half * 4;
+      if (memory.load32(selAt) === 0) continue;
+      let sel = memory.xchg32(selAt, 0);
+      while (sel !== 0) {
+        const word = 31 - Math.clz32(sel & -sel);
+        sel &= sel - 1;
+        const index = half * 32 + word;
+        for (let part = 0; part < 2; part++) {
+          const at = base + TrapDomain.offsetOf('to_shim', index) + part * 4;
+          let bits = memory.load32(at) === 0 ? 0 : memory.xchg32(at, 0);
+          while (bits !== 0) {
+            const bit = 31 - Math.clz32(bits & -bits);
+            bits &= bits - 1;
+            const port = index * 64 + part * 32 + bit;
+            if (port > 0 && port < TRAP.TRAP_MAX_PORTS) ports.push(port);
+          }
+        }
+      }
+    }
+    return ports;
+  }
+
+  private serve(vcpu: number): void {
+    const at = this.vpGpa(vcpu) + TrapVp.offsetOf('mbox');
+    const copy = this.memory.copyOut(at, TrapMailbox.size);
+    const view = new DataView(copy.buffer, copy.byteOffset, copy.byteLength);
+    const get = TrapMailbox.get;
+    const seq = get.seq(view, 0);
+    const args: bigint[] = [];
+    for (let i = 0; i < 6; i++) args.push(get.args(view, 0, i));
+    const l4 = get.kernel_l4(view, 0);
+    const answer = this.handlers.call({
+      vcpu,
+      kind: get.kind(view, 0),
+      nr: get.nr(view, 0),
+      args,
+      kernelL4: l4 < BigInt(this.layout.nrFrames) ? Number(l4) : 0,
+      rip: get.rip(view, 0),
+    });
+    if (answer instanceof Promise) void answer.then((reply) => this.reply(vcpu, seq, reply));
+    else this.reply(vcpu, seq, answer);
+  }
+
+  private reply(vcpu: number, seq: number, reply: TrapReply | undefined): void {
+    if (reply === undefined) return;
+    const at = this.vpGpa(vcpu) + TrapVp.offsetOf('mbox');
+    const { memory } = this;
+    memory.store64(at + TrapMailbox.offsetOf('result'), BigInt.asUintN(64, reply.result));
+    memory.store32(at + TrapMailbox.offsetOf('effects'), reply.effects);
+    memory.store32(at + TrapMailbox.offsetOf('reply_seq'), seq);
+    memory.store32(at + TrapMailbox.offsetOf('state'), TRAP_MBOX.TRAP_MBOX_REPLY);
+    this.answered++;
+    this.kickPartition();
+  }
+
+  /** Makes `port` pending on `vcpu`: sets its bit and kicks, unless a kick is already on its way. */
+  raisePort(vcpu: number, port: number): void {
+    if (vcpu < 0 || vcpu >= this.layout.nrVps || port <= 0 || port >= TRAP.TRAP_MAX_PORTS) return;
+    const base = this.vpGpa(vcpu);
+    this.memory.or32(base + TrapVp.offsetOf('raise') + (port >> 5) * 4, 1 << (port & 31));
+    const word = port >> 6;
+    this.memory.or32(base + TrapVp.offsetOf('raise_sel') + (word >> 5) * 4, 1 << (word & 31));
+    this.kick(vcpu);
+  }
+
+  /** Wakes a VP so that it looks at its state. */
+  kick(vcpu: number): void {
+    if (this.memory.xchg32(this.vpGpa(vcpu) + TrapVp.offsetOf('kick'), 1) === 0) this.kickPartition();
+  }
+}
