@@ -45,6 +45,7 @@ runMain(async () => {
     if (!(await timed(label, body))) failed.push(label);
   };
   const biomeArgs = ['check', '--error-on-warnings', ...(write ? ['--write'] : []), '.'];
+  await step('package-lock.json', () => tool(process.execPath, ['scripts/complete-lock.mjs', '--check']));
   await step('biome', () => node('@biomejs/biome/bin/biome', ...biomeArgs));
   await step('clang-format', clangFormat);
   if (!write) await step('types', () => node('typescript/bin/tsc', '-p', 'tsconfig.check.json'));
