@@ -2,7 +2,8 @@
  * Error numbers that hypercalls return, negated, in rax. Implements Xen public/errno.h.
  *
  * Quirks: the values are Linux's on x86, fixed by Xen whatever the guest's own numbering is. EWOULDBLOCK and EDEADLOCK
- * are aliases; `errnoName` gives the first name. Xenstore sends these names as text, not the numbers.
+ * are aliases; `errnoName` gives the first name. EINTR and ERESTART are internal to Xen and never reach a guest.
+ * Xenstore sends the names as text, not the numbers.
  */
 import { constants } from '../layout';
 
@@ -10,7 +11,6 @@ export const XEN_ERRNO = constants('Xen public/errno.h', {
   XEN_EPERM: 1,
   XEN_ENOENT: 2,
   XEN_ESRCH: 3,
-  XEN_EINTR: 4,
   XEN_EIO: 5,
   XEN_ENXIO: 6,
   XEN_E2BIG: 7,
@@ -47,7 +47,6 @@ export const XEN_ERRNO = constants('Xen public/errno.h', {
   XEN_EBADMSG: 74,
   XEN_EOVERFLOW: 75,
   XEN_EILSEQ: 84,
-  XEN_ERESTART: 85,
   XEN_ENOTSOCK: 88,
   XEN_EMSGSIZE: 90,
   XEN_EOPNOTSUPP: 95,
