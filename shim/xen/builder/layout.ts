@@ -228,8 +228,8 @@ function neededPages({ kernel, ramdisk }: LayoutInput, nrPages: number): number 
   return needed;
 }
 
-/** The smallest memory in pages that suffices: more memory needs a longer p2m list. */
-function sufficientPages(input: LayoutInput): number {
+/** The smallest memory in pages that suffices, from `nrPages` up: more memory needs a longer p2m list. */
+export function sufficientPages(input: LayoutInput): number {
   let nrPages = input.nrPages;
   for (;;) {
     const needed = neededPages(input, nrPages);
