@@ -5,7 +5,8 @@
       "sources": [
         "native/host/addon.c",
         "native/host/memory.c",
-        "native/host/clock.c", "native/host/descriptors.c"
+        "native/host/clock.c",
+        "native/host/descriptors.c"
       ],
       "cflags": [
         "-std=c11",

@@ -39,6 +39,7 @@ export async function ensureNodeModules() {
 }
 
 function installed(name) {
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own format
   const query = run('dpkg-query', ['-W', '-f', '${db:Status-Status}', name], { capture: true, allowFailure: true });
   return query.status === 0 && query.stdout.trim() === 'installed';
 }
