@@ -18,6 +18,9 @@
 #include "abi/trap.h"
 #include "abi/xen.h"
 
+/* Everything is linked into one image at a fixed address far from zero: no GOT, RIP-relative addresses only. */
+#pragma GCC visibility push(hidden)
+
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;

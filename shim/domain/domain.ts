@@ -1,0 +1,487 @@
+/**
+ * One domain's life: configuration in, a running guest, an end with its reason out. The command line and the tests
+ * drive domains through this class; so can any program.
+ *
+ * It ties the rooms together: the engine's Partition with the trap module in it, the Xen side (hypercalls, event
+ * channels, grants, xenstore, console), and the mailbox between them. Everything that it reads back from the partition
+ * is hostile.
+ *
+ * A domain ends once: `ended` resolves with a DomainEnd, whatever happened, after the engine's process is gone.
+ */
+import { randomUUID } from 'node:crypto';
+import pino, { type Logger } from 'pino';
+import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCrash, TrapVp } from '../../abi/trap';
+import { SHUTDOWN } from '../../abi/xen/sched';
+import { SharedInfo } from '../../abi/xen/shared-info';
+import type { GuestMemory } from '../partition/guest-memory';
+import { type MailboxHandlers, Mailboxes, type TrapCall, type TrapReply } from '../partition/mailbox';
+import type { Partition, PartitionExit } from '../partition/partition';
+import { QemuPartition } from '../partition/qemu/qemu-partition';
+import { ramRegions } from '../partition/qemu/ram-layout';
+import { trapImage } from '../partition/trap-image';
+import { type TrapLayout, trapLayout } from '../partition/trap-layout';
+import { loadTrapModule } from '../partition/trap-loader';
+import { type BuiltDomain, buildDomain } from '../xen/builder/builder';
+import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
+import { hypercallPage } from '../xen/builder/hypercall-page';
+import { type Kernel, loadKernel, readInput } from '../xen/builder/image';
+import { DomainMemory as BuilderMemory, type PfnRun } from '../xen/builder/memory';
+import { GuestConsole } from '../xen/console/console';
+import { domainCpuid, encodeCpuidTable } from '../xen/cpuid-policy';
+import { PAGE_SIZE } from '../xen/domain-memory';
+import { dispatch } from '../xen/hypercalls/dispatch';
+import { GuestRingPage } from '../xen/guest-ring-page';
+import { MemoryTrapState } from '../xen/trap-state';
+import { XenDomain } from '../xen/xen-domain';
+import { XenstoreClient } from '../xen/xenstore/client';
+import { XenstoreConnection } from '../xen/xenstore/connection';
+import { XenstoreRing } from '../xen/xenstore/ring';
+import { XenstoreServer } from '../xen/xenstore/server';
+import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
+import { TscClock } from './tsc-clock';
+
+export interface DomainConfig {
+  readonly name: string;
+  /** Path of the kernel image. */
+  readonly kernel: string;
+  readonly ramdisk?: string | undefined;
+  readonly cmdline: string;
+  /** MiB. */
+  readonly memory: number;
+  /** MiB the domain may grow to; default: memory. */
+  readonly maxmem?: number | undefined;
+  readonly vcpus?: number | undefined;
+  readonly guestRing: 'auto' | 1 | 3;
+  readonly uuid?: string | undefined;
+  readonly maxEventChannels?: number | undefined;
+  /** Hypercalls and sub-operations that the shim answers although the trap module could: [number, mask of sub-ops]. */
+  readonly cold?: readonly (readonly [number, bigint])[] | undefined;
+  /** Start with the trace ring on. */
+  readonly trace?: boolean | undefined;
+  /** User roots without the trap module's memory (ring 3); default: what the CPU needs. */
+  readonly isolateUserRoots?: boolean | undefined;
+  /** Engine details: see QemuMachine. */
+  readonly cpu?: string | undefined;
+  readonly icount?: string | undefined;
+  readonly qemuArguments?: readonly string[] | undefined;
+}
+
+export type DomainEnd =
+  | { readonly kind: 'poweroff' | 'reboot' | 'suspend' | 'watchdog' | 'soft-reset' }
+  /** The guest said that it crashed (SCHEDOP_shutdown), or was crashed as Xen would. */
+  | { readonly kind: 'crash'; readonly crash: CrashFacts }
+  /** The engine ended by itself, or our own code failed. */
+  | { readonly kind: 'failed'; readonly message: string; readonly crash?: CrashFacts }
+  | { readonly kind: 'destroyed' };
+
+/** What is known about a crash, copied out of the partition while it still stood. */
+export interface CrashFacts {
+  readonly vcpu: number;
+  /** TRAP_CRASH_*; NONE when the guest reported the crash itself. */
+  readonly reason: number;
+  readonly text: string;
+  readonly vector: number;
+  readonly errorCode: number;
+  readonly cr2: bigint;
+  /** Address in the trap module, for its own faults. */
+  readonly moduleRip: bigint;
+  readonly userMode: boolean;
+  readonly kernelL4: number;
+  /** The vCPU's block: registers, last hypercalls. */
+  readonly vp: Buffer;
+}
+
+const STORE_PORT = 1;
+const CONSOLE_PORT = 2;
+const DEFAULT_PORTS = 1024;
+/** Bytes of a ramdisk file at most. */
+const MAX_RAMDISK = 2 ** 31;
+
+/** Xen version shown to guests. */
+export const XEN_VERSION = { major: 4, minor: 17 } as const;
+
+export class Domain {
+  readonly domid = 1;
+  readonly uuid: string;
+  readonly guestRing: 1 | 3;
+  readonly xenstore: XenstoreServer;
+  readonly toolstack: XenstoreClient;
+  readonly ended: Promise<DomainEnd>;
+  readonly log: Logger;
+  /** The Xen side; for statistics, tests and the control socket. */
+  readonly xen: XenDomain;
+  readonly console: GuestConsole;
+  readonly startedAt = Date.now();
+  private readonly mailboxes: Mailboxes;
+  private readonly storeRing: XenstoreRing;
+  private resolveEnd!: (end: DomainEnd) => void;
+  private finished = false;
+  private tscTimer: NodeJS.Timeout | undefined;
+
+  private constructor(
+    readonly config: DomainConfig,
+    readonly kernel: Kernel,
+    readonly partition: Partition,
+    readonly layout: TrapLayout,
+    readonly built: BuiltDomain,
+    guestRing: 1 | 3,
+    private readonly tsc: TscClock,
+    log: Logger,
+  ) {
+    this.guestRing = guestRing;
+    this.log = log;
+    this.uuid = config.uuid ?? randomUUID();
+    this.ended = new Promise((resolve) => {
+      this.resolveEnd = resolve;
+    });
+    const memory = partition.memory;
+    const trap = new MemoryTrapState(memory, layout.domainGpa, layout.vpsGpa, layout.nrVps);
+    const nrPages = built.plan.nrPages;
+    const total = layout.domainRuns.reduce((sum, run) => sum + run.count, 0);
+    this.xen = new XenDomain({
+      domid: this.domid,
+      memory,
+      trap,
+      nrPages,
+      maxPages: total,
+      uuid: Buffer.from(this.uuid.replaceAll('-', ''), 'hex'),
+      grantFrameMfn: (i) => layout.grantFramesGpa / PAGE_SIZE + i,
+      grantStatusFrameMfn: (i) => layout.grantStatusGpa / PAGE_SIZE + i,
+      maxGrantFrames: TRAP.TRAP_MAX_GRANT_FRAMES,
+      freeFrames: spareFrames(layout, nrPages),
+      host: {
+        onConsoleWrite: (bytes) => this.console.write(bytes),
+        onShutdown: (reason, vcpu) => this.onShutdown(reason, vcpu),
+        raisePort: (vcpu, port) => this.mailboxes.raisePort(vcpu, port),
+        kick: (vcpu) => this.mailboxes.kick(vcpu),
+        log,
+      },
+    });
+    const handlers: MailboxHandlers = {
+      call: (call) => this.onCall(call),
+      ports: (ports) => {
+        for (const port of ports) this.xen.evtchn.notifyBackend(port);
+      },
+    };
+    this.mailboxes = new Mailboxes(memory, layout, () => partition.kick(), handlers);
+
+    const { evtchn, grants } = this.xen;
+    for (const port of [STORE_PORT, CONSOLE_PORT]) {
+      const got = evtchn.allocUnboundForBackend();
+      if (got !== port) throw new Error(`event channel port ${got} where ${port} was expected`);
+    }
+    grants.seed(0, built.consoleMfn);
+    grants.seed(1, built.storeMfn);
+
+    this.xenstore = new XenstoreServer({ onInternalError: (err) => log.error({ err }, 'xenstore request failed') });
+    this.toolstack = new XenstoreClient(this.xenstore, (err) => log.error({ err }, 'xenstore watch failed'));
+    createDomainNodes(this.toolstack, {
+      domid: this.domid,
+      name: config.name,
+      uuid: this.uuid,
+      memoryKiB: nrPages * 4,
+      maxMemoryKiB: total * 4,
+      vcpus: layout.nrVps,
+      store: { port: STORE_PORT, mfn: built.storeMfn },
+      console: { port: CONSOLE_PORT, mfn: built.consoleMfn },
+    });
+    let storeNotify = (): void => undefined;
+    this.storeRing = new XenstoreRing({
+      page: new GuestRingPage(memory, built.storeMfn * PAGE_SIZE),
+      connection: new XenstoreConnection(this.xenstore, this.domid),
+      notify: () => storeNotify(),
+      onBroken: (reason) => log.warn({ reason }, 'the guest broke its xenstore ring'),
+    });
+    let consoleNotify = (): void => undefined;
+    this.console = new GuestConsole({
+      page: new GuestRingPage(memory, built.consoleMfn * PAGE_SIZE),
+      notify: () => consoleNotify(),
+      onBroken: (direction) => log.warn({ direction }, 'the guest broke its console ring'),
+    });
+    const store = evtchn.connectBackend(STORE_PORT, () => this.storeRing.service());
+    const cons = evtchn.connectBackend(CONSOLE_PORT, () => this.console.service());
+    storeNotify = () => store?.notify();
+    consoleNotify = () => cons?.notify();
+  }
+
+  /**
+   * Builds a domain, ready to start. Errors: UsageError for kernel, ramdisk, sizes; the engine's own for the host.
+   * Nothing is left behind when it throws.
+   */
+  static async create(config: DomainConfig, log: Logger = pino({ enabled: false })): Promise<Domain> {
+    const tsc = new TscClock();
+    const kernel = await loadKernel(config.kernel, { cache: new KernelCache(defaultCacheDirectory()) });
+    const ramdisk =
+      config.ramdisk === undefined
+        ? undefined
+        : { file: config.ramdisk, bytes: await readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK) };
+    const guestRing = chooseRing(config, kernel);
+    const nrPages = config.memory * 256;
+    const maxPages = Math.max(config.maxmem ?? config.memory, config.memory) * 256;
+    const image = trapImage();
+    const layout = trapLayout({
+      nrVps: config.vcpus ?? 1,
+      imageSize: image.size,
+      domainFrames: maxPages,
+      ramRegions,
+    });
+    const partition = new QemuPartition({
+      memoryBytes: layout.memoryBytes,
+      vpCount: layout.nrVps,
+      name: config.name,
+      ...(config.cpu === undefined ? {} : { cpu: config.cpu }),
+      ...(config.icount === undefined ? {} : { icount: config.icount }),
+      ...(config.qemuArguments === undefined ? {} : { extraArguments: config.qemuArguments }),
+    });
+    try {
+      const memory = partition.memory;
+      const runs = domainRuns(layout, nrPages);
+      const domainMemory = new BuilderMemory(memory, runs, true);
+      const built = await buildDomain({
+        kernel,
+        memory: domainMemory,
+        ramdisk,
+        cmdline: config.cmdline,
+        guestRing,
+        sharedInfoMfn: layout.sharedInfoGpa / PAGE_SIZE,
+        storeEvtchn: STORE_PORT,
+        consoleEvtchn: CONSOLE_PORT,
+      });
+      const tscHz = config.icount === undefined ? await tsc.frequency() : 1e9;
+      const cpuid = encodeCpuidTable(
+        domainCpuid({
+          version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
+          tscKhz: Math.round(tscHz / 1000),
+        }),
+      );
+      loadTrapModule(memory, layout, image, {
+        guestRing,
+        isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? false),
+        virtualTsc: config.icount !== undefined,
+        trace: config.trace ?? false,
+        domid: 1,
+        tscHz,
+        cpuid,
+        cpuidCount: cpuid.length / 48,
+        portsNr: Math.min(config.maxEventChannels ?? DEFAULT_PORTS, TRAP.TRAP_MAX_PORTS),
+        rip: built.vcpu.rip,
+        rsp: built.vcpu.rsp,
+        rsi: built.vcpu.rsi,
+        l4Mfn: built.vcpu.cr3Mfn,
+        coldOps: config.cold ?? [],
+      });
+      domainMemory.writeM2p(layout.m2pGpa);
+      maskUpcalls(memory, layout);
+      return new Domain(config, kernel, partition, layout, built, guestRing, tsc, log);
+    } catch (error) {
+      await partition.stop();
+      await partition.memory.release();
+      throw error;
+    }
+  }
+
+  /** Lets the guest run. Rejects when the engine cannot be started; the domain has ended then. */
+  async start(): Promise<void> {
+    try {
+      await this.partition.start({
+        doorbell: () => this.mailboxes.scan(),
+        exit: (exit) => this.onExit(exit),
+      });
+    } catch (error) {
+      await this.finish({ kind: 'failed', message: (error as Error).message });
+      throw error;
+    }
+    if (this.config.icount === undefined) this.improveTsc(1000);
+  }
+
+  /** Ends the domain at once. */
+  async destroy(): Promise<void> {
+    await this.finish({ kind: 'destroyed' });
+  }
+
+  /** Tells the guest's clock better TSC frequencies, at intervals that double up to about an hour. */
+  private improveTsc(delayMs: number): void {
+    this.tscTimer = setTimeout(() => {
+      void this.tsc.frequency().then((hz) => {
+        if (this.finished) return;
+        this.xen.trap.setDomain('tsc_hz', BigInt(Math.round(hz)));
+        if (delayMs < 3_600_000) this.improveTsc(delayMs * 2);
+      });
+    }, delayMs);
+    this.tscTimer.unref();
+  }
+
+  private onCall(call: TrapCall): TrapReply | undefined | Promise<TrapReply | undefined> {
+    switch (call.kind) {
+      case TRAP_MBOX.TRAP_CALL_HYPERCALL:
+        return dispatch(this.xen, call);
+      case TRAP_MBOX.TRAP_CALL_READY:
+        this.writeWallclock();
+        return { result: 0n, effects: 0 };
+      case TRAP_MBOX.TRAP_CALL_CRASH:
+        this.onTrapCrash(call.vcpu);
+        return undefined;
+      case TRAP_MBOX.TRAP_CALL_LOG:
+        this.logLine(call.args);
+        return { result: 0n, effects: 0 };
+      case TRAP_MBOX.TRAP_CALL_HYPERCALL_PAGE:
+        return { result: this.writeHypercallPage(call.args[0] ?? 0n), effects: TRAP_EFFECT.TRAP_EFFECT_FLUSH };
+      case TRAP_MBOX.TRAP_CALL_WATCHDOG:
+        this.log.warn('a watchdog of the guest ran out');
+        this.xen.shutdown(SHUTDOWN.SHUTDOWN_watchdog, call.vcpu);
+        return undefined;
+      default:
+        this.log.warn({ kind: call.kind }, 'unknown call from the trap module');
+        return { result: -38n, effects: 0 };
+    }
+  }
+
+  private logLine(args: readonly bigint[]): void {
+    const [gpa, length] = [Number(args[0]), Number(args[1])];
+    if (length > 256 || !this.partition.memory.isRam(gpa, length)) return;
+    this.log.debug({ from: 'trap' }, this.partition.memory.copyOut(gpa, length).toString('latin1'));
+  }
+
+  private writeHypercallPage(gpa: bigint): bigint {
+    const mfn = Number(gpa >> 12n);
+    if (gpa >= 1n << 52n || !this.xen.frames.isWritablePage(mfn)) return -22n;
+    this.partition.memory.copyIn(mfn * PAGE_SIZE, hypercallPage());
+    return 0n;
+  }
+
+  /** shared_info's wall clock: the time of day when system time was 0, which is now. */
+  private writeWallclock(): void {
+    const view = this.partition.memory.view(this.layout.sharedInfoGpa, PAGE_SIZE);
+    const now = BigInt(Date.now()) * 1_000_000n;
+    const version = SharedInfo.get.wc_version(view, 0);
+    SharedInfo.set.wc_version(view, 0, version | 1);
+    SharedInfo.set.wc_sec(view, 0, Number((now / 1_000_000_000n) & 0xffff_ffffn));
+    SharedInfo.set.wc_nsec(view, 0, Number(now % 1_000_000_000n));
+    SharedInfo.set.wc_sec_hi(view, 0, Number(now / 1_000_000_000n / 2n ** 32n));
+    SharedInfo.set.wc_version(view, 0, ((version | 1) + 1) >>> 0);
+  }
+
+  private crashFacts(vcpu: number): CrashFacts {
+    const vp = this.partition.memory.copyOut(this.layout.vpsGpa + vcpu * TrapVp.size, TrapVp.size);
+    const view = new DataView(vp.buffer, vp.byteOffset, vp.length);
+    const at = TrapVp.offsetOf('crash');
+    const textAt = at + TrapCrash.offsetOf('text');
+    const text = vp.toString('latin1', textAt, textAt + 224).split('\0', 1)[0] ?? '';
+    return {
+      vcpu,
+      reason: TrapCrash.get.reason(view, at),
+      text: text.replaceAll(/[^\x20-\x7e]/g, '?'),
+      vector: TrapCrash.get.vector(view, at),
+      errorCode: TrapCrash.get.error_code(view, at),
+      cr2: TrapCrash.get.cr2(view, at),
+      moduleRip: TrapCrash.get.rip(view, at),
+      userMode: TrapCrash.get.user_mode(view, at) !== 0,
+      kernelL4: Number(TrapVp.get.kernel_l4(view, 0) & 0xff_ffff_ffffn),
+      vp,
+    };
+  }
+
+  private onTrapCrash(vcpu: number): void {
+    const crash = this.crashFacts(vcpu);
+    if (crash.reason === TRAP_CRASH.TRAP_CRASH_MODULE_FAULT || crash.reason === TRAP_CRASH.TRAP_CRASH_BOOT) {
+      const where = trapImage().symbolAt(crash.moduleRip);
+      void this.finish({
+        kind: 'failed',
+        message: `${crash.text}${where === undefined ? '' : ` at ${where}`}`,
+        crash,
+      });
+    } else {
+      void this.finish({ kind: 'crash', crash });
+    }
+  }
+
+  private onShutdown(reason: number, vcpu: number): void {
+    switch (reason) {
+      case SHUTDOWN.SHUTDOWN_poweroff:
+        void this.finish({ kind: 'poweroff' });
+        break;
+      case SHUTDOWN.SHUTDOWN_reboot:
+        void this.finish({ kind: 'reboot' });
+        break;
+      case SHUTDOWN.SHUTDOWN_suspend:
+        void this.finish({ kind: 'suspend' });
+        break;
+      case SHUTDOWN.SHUTDOWN_watchdog:
+        void this.finish({ kind: 'watchdog' });
+        break;
+      case SHUTDOWN.SHUTDOWN_soft_reset:
+        void this.finish({ kind: 'soft-reset' });
+        break;
+      default:
+        void this.finish({ kind: 'crash', crash: this.crashFacts(vcpu) });
+    }
+  }
+
+  private onExit(exit: PartitionExit): void {
+    if (this.finished) return;
+    if (exit.reason === 'triple-fault') {
+      void this.finish({ kind: 'failed', message: exit.message, crash: this.crashFacts(0) });
+    } else {
+      void this.finish({ kind: 'failed', message: exit.message });
+    }
+  }
+
+  private async finish(end: DomainEnd): Promise<void> {
+    if (this.finished) return;
+    this.finished = true;
+    if (this.tscTimer !== undefined) clearTimeout(this.tscTimer);
+    this.onBeforeEnd?.(end);
+    try {
+      this.console.close();
+      this.storeRing.close();
+      await this.partition.stop();
+      this.onStopped?.(end);
+      await this.partition.memory.release();
+    } catch (error) {
+      this.log.error({ err: error }, 'ending the domain');
+    }
+    this.resolveEnd(end);
+  }
+
+  /** Called once when the end is known and the guest's memory can still be read. */
+  onBeforeEnd: ((end: DomainEnd) => void) | undefined;
+  /** Called once when the VPs have stopped, before memory goes: last look at the counters. */
+  onStopped: ((end: DomainEnd) => void) | undefined;
+}
+
+/** Linux runs in ring 1, where no CR3 switch parts kernel and user; everything else in ring 3, as under Xen. */
+function chooseRing(config: DomainConfig, kernel: Kernel): 1 | 3 {
+  if (config.guestRing !== 'auto') return config.guestRing;
+  // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
+  return kernel.facts.isLinux ? 1 : 3;
+}
+
+/** The first `nrPages` frames of the layout's runs, by pfn. */
+function domainRuns(layout: TrapLayout, nrPages: number): PfnRun[] {
+  const runs: PfnRun[] = [];
+  let pfn = 0;
+  for (const run of layout.domainRuns) {
+    const count = Math.min(run.count, nrPages - pfn);
+    if (count <= 0) break;
+    runs.push({ pfn, mfn: run.mfn, count });
+    pfn += count;
+  }
+  return runs;
+}
+
+/** Frames beyond what the domain starts with. */
+function spareFrames(layout: TrapLayout, nrPages: number): [number, number][] {
+  const spare: [number, number][] = [];
+  let skip = nrPages;
+  for (const run of layout.domainRuns) {
+    const used = Math.min(run.count, skip);
+    skip -= used;
+    if (run.count > used) spare.push([run.mfn + used, run.count - used]);
+  }
+  return spare;
+}
+
+/** Every vCPU starts with events masked. */
+function maskUpcalls(memory: GuestMemory, layout: TrapLayout): void {
+  for (let vcpu = 0; vcpu < 32; vcpu++) memory.setU8(layout.sharedInfoGpa + vcpu * 64 + 1, 1);
+}
