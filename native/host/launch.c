@@ -3,7 +3,10 @@
  *
  * Runs COMMAND so that it dies with its parent, however the parent ends: the kernel sends SIGKILL when the thread that
  * started us is gone. Between the fork and that request the parent may already have died; then we have another parent,
- * and end at once. Signals are set back to their defaults, because Node.js leaves some ignored or blocked.
+ * and end at once. The request belongs to the thread, not the process: start partitions from Node's main thread.
+ *
+ * COMMAND gets a process group of its own, so that Ctrl-C at a terminal reaches only the parent, which then ends the
+ * partition in order. Signals are set back to their defaults, because Node.js leaves some ignored or blocked.
  *
  * Exit status 126 or 127 with one line on stderr: COMMAND could not be run. Any other is COMMAND's own.
  */
@@ -34,6 +37,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "xl-launch: the parent process %ld is gone\n", parent);
         return 126;
     }
+    /* Cannot fail for a process that has just been forked, and nothing depends on it. */
+    (void)setpgid(0, 0);
     for (int number = 1; number < NSIG; number++)
         if (number != SIGKILL && number != SIGSTOP)
             signal(number, SIG_DFL);

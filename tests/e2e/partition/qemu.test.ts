@@ -293,6 +293,17 @@ describe('ends', () => {
     expect((await m.exit).reason).toBe('killed');
   });
 
+  test("a terminal's Ctrl-C does not reach QEMU: it is in a process group of its own", async () => {
+    const m = machine();
+    await m.start();
+    await m.alive();
+    const { pid } = m.partition.describe();
+    // Fields after the command's name in parentheses: state, parent, process group.
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ');
+    expect(Number(fields[1])).toBe(process.pid);
+    expect(Number(fields[2])).toBe(pid);
+  });
+
   test("QEMU's own complaint is passed on", async () => {
     const m = machine({ cpu: 'no-such-cpu' });
     await m.start();
