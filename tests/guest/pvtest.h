@@ -161,7 +161,7 @@ extern u64 res, arg0, arg1;                               /* in and out of snipp
 #define SNIP(name, text)                                                                                               \
     __asm__(".text\n.globl " #name "\n" #name ":\n" text "\n ret\n.globl " #name "_end\n" #name "_end:\n");            \
     extern char name##_end[];                                                                                          \
-    void name(void)
+    void name(void);
 #define AT "leaq 77f(%rip), %rax\n movq %rax, mark(%rip)\n movq %rsp, mark_rsp(%rip)\n 77: "
 
 /* --- user mode --------------------------------------------------------------------- */
@@ -190,6 +190,9 @@ long evtchn(int cmd, void *arg);
 void ev_drain(void);
 u64 now_ns(void);
 void wait_ns(u64 ns);
+long gdt_use(void); /* a GDT page of our own, see cases_trap.c */
+void gdt_drop(void);
+extern const u64 trap_stubs[256];
 void con_select(int io, int ring);
 void user_stack(void);
 long frame_depth(const struct rec *r);

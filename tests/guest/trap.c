@@ -116,7 +116,7 @@ void trap_c(struct frame *t) {
         f->cs &= 0xfffc;
         f->rip = (u64)try_resume;
         f->rsp = try_rsp;
-        f->rflags = (fl & ~0x40600ul) & ~(r->mask_saved ? 0x200ul : 0);
+        f->rflags = (fl & ~0x40500ul) & ~(r->mask_saved || (r->cs & 3) == 3 ? 0x200ul : 0);
         return;
     }
     out_str(" UNEXPECTED");
