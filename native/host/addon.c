@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static napi_value throw_formatted(napi_env env, bool range, const char *format, va_list arguments) {
+static napi_value throw_formatted(napi_env env, bool range, const char *format, va_list arguments)
+{
     char message[256];
     vsnprintf(message, sizeof message, format, arguments);
     if (range)
@@ -16,7 +17,8 @@ static napi_value throw_formatted(napi_env env, bool range, const char *format, 
     return NULL;
 }
 
-napi_value host_throw(napi_env env, const char *format, ...) {
+napi_value host_throw(napi_env env, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     throw_formatted(env, false, format, arguments);
@@ -24,7 +26,8 @@ napi_value host_throw(napi_env env, const char *format, ...) {
     return NULL;
 }
 
-napi_value host_throw_range(napi_env env, const char *format, ...) {
+napi_value host_throw_range(napi_env env, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     throw_formatted(env, true, format, arguments);
@@ -32,14 +35,16 @@ napi_value host_throw_range(napi_env env, const char *format, ...) {
     return NULL;
 }
 
-napi_value host_throw_errno(napi_env env, const char *what, int error) {
+napi_value host_throw_errno(napi_env env, const char *what, int error)
+{
     char message[256];
     snprintf(message, sizeof message, "%s: %s", what, strerror(error));
     napi_throw_error(env, strerrorname_np(error), message);
     return NULL;
 }
 
-bool host_arguments(napi_env env, napi_callback_info info, const char *function, size_t count, napi_value *values) {
+bool host_arguments(napi_env env, napi_callback_info info, const char *function, size_t count, napi_value *values)
+{
     size_t given = count;
     if (napi_get_cb_info(env, info, &given, values, NULL, NULL) != napi_ok)
         return false;
@@ -50,7 +55,8 @@ bool host_arguments(napi_env env, napi_callback_info info, const char *function,
     return true;
 }
 
-bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *result) {
+bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *result)
+{
     double number;
     if (napi_get_value_double(env, value, &number) != napi_ok) {
         host_throw(env, "%s: a number is wanted", name);
@@ -64,7 +70,8 @@ bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *resul
     return true;
 }
 
-static napi_value init(napi_env env, napi_value exports) {
+static napi_value init(napi_env env, napi_value exports)
+{
     static const struct {
         const char *name;
         napi_callback call;

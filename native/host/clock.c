@@ -10,20 +10,23 @@
 #include <time.h>
 #include <x86intrin.h>
 
-static uint64_t nanoseconds(clockid_t clock) {
+static uint64_t nanoseconds(clockid_t clock)
+{
     struct timespec now;
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
-static napi_status set_u64(napi_env env, napi_value object, const char *name, uint64_t value) {
+static napi_status set_u64(napi_env env, napi_value object, const char *name, uint64_t value)
+{
     napi_value number;
     napi_status status = napi_create_bigint_uint64(env, value, &number);
     return status == napi_ok ? napi_set_named_property(env, object, name, number) : status;
 }
 
 /* readClocks() -> { tsc, spread, monotonicRawNs, monotonicNs, realtimeNs }, all bigint. */
-napi_value host_read_clocks(napi_env env, napi_callback_info info) {
+napi_value host_read_clocks(napi_env env, napi_callback_info info)
+{
     (void)info;
     uint64_t tsc = 0, raw = 0, monotonic = 0, realtime = 0, spread = UINT64_MAX;
     for (int attempt = 0; attempt < 8; attempt++) {

@@ -11,7 +11,8 @@
 #include <unistd.h>
 
 /* createSealedFile(name, bytes: Uint8Array) -> fd of an anonymous read-only file with this content. */
-napi_value host_create_sealed_file(napi_env env, napi_callback_info info) {
+napi_value host_create_sealed_file(napi_env env, napi_callback_info info)
+{
     napi_value arguments[2], result;
     char name[64];
     void *data = NULL;
@@ -47,7 +48,8 @@ napi_value host_create_sealed_file(napi_env env, napi_callback_info info) {
 }
 
 /* closeFile(fd) closes a file made by createSealedFile. */
-napi_value host_close_file(napi_env env, napi_callback_info info) {
+napi_value host_close_file(napi_env env, napi_callback_info info)
+{
     napi_value arguments[1];
     int32_t fd;
     if (!host_arguments(env, info, "closeFile", 1, arguments))
@@ -59,7 +61,8 @@ napi_value host_close_file(napi_env env, napi_callback_info info) {
 }
 
 /* createSocketPair() -> [ours, theirs]: connected stream sockets; ours does not block. */
-napi_value host_create_socket_pair(napi_env env, napi_callback_info info) {
+napi_value host_create_socket_pair(napi_env env, napi_callback_info info)
+{
     (void)info;
     int sockets[2];
     napi_value result, number;
@@ -80,7 +83,8 @@ napi_value host_create_socket_pair(napi_env env, napi_callback_info info) {
 }
 
 /* sendByte(fd) -> was it sent? Never blocks, raises no signal: a kick to a partition that has just died is no error. */
-napi_value host_send_byte(napi_env env, napi_callback_info info) {
+napi_value host_send_byte(napi_env env, napi_callback_info info)
+{
     napi_value arguments[1], result;
     int32_t fd;
     if (!host_arguments(env, info, "sendByte", 1, arguments))

@@ -18,7 +18,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     char *end;
     if (argc < 4 || strcmp(argv[2], "--") != 0) {
         fprintf(stderr, "usage: xl-launch PARENT_PID -- COMMAND [ARGUMENT...]\n");

@@ -37,26 +37,30 @@ struct memory {
 
 static const napi_type_tag memory_tag = {0x8c1c1b4c5ad84f0b, 0xa5f03c9e27d16e42};
 
-static void unmap_window(struct window *window) {
+static void unmap_window(struct window *window)
+{
     if (window->address)
         munmap(window->address, window->size);
     window->address = NULL;
 }
 
-static void close_memory(struct memory *memory) {
+static void close_memory(struct memory *memory)
+{
     if (memory->fd >= 0)
         close(memory->fd);
     memory->fd = -1;
 }
 
-static void release_memory(struct memory *memory) {
+static void release_memory(struct memory *memory)
+{
     if (--memory->references > 0)
         return;
     close_memory(memory);
     free(memory);
 }
 
-static void finalize_window(napi_env env, void *data, void *hint) {
+static void finalize_window(napi_env env, void *data, void *hint)
+{
     (void)env;
     (void)data;
     struct window *window = hint;
@@ -64,7 +68,8 @@ static void finalize_window(napi_env env, void *data, void *hint) {
     release_memory(window->owner);
 }
 
-static void finalize_handle(napi_env env, void *data, void *hint) {
+static void finalize_handle(napi_env env, void *data, void *hint)
+{
     (void)env;
     (void)hint;
     struct memory *memory = data;
@@ -73,7 +78,8 @@ static void finalize_handle(napi_env env, void *data, void *hint) {
 }
 
 /* Throws away a memory of which nothing has reached JavaScript yet. */
-static void discard_memory(struct memory *memory) {
+static void discard_memory(struct memory *memory)
+{
     for (size_t i = 0; i < memory->window_count; i++)
         unmap_window(&memory->windows[i]);
     close_memory(memory);
@@ -81,7 +87,8 @@ static void discard_memory(struct memory *memory) {
 }
 
 /* An anonymous file of a fixed size: a file that shrank under its mapping would turn an access into SIGBUS. */
-static int create_file(uint64_t size) {
+static int create_file(uint64_t size)
+{
     int fd = memfd_create("xenlighten-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
@@ -94,7 +101,8 @@ static int create_file(uint64_t size) {
     return fd;
 }
 
-static struct memory *map_memory(uint64_t size, bool huge_pages, const char **failed) {
+static struct memory *map_memory(uint64_t size, bool huge_pages, const char **failed)
+{
     size_t count = (size_t)((size + WINDOW_SIZE - 1) / WINDOW_SIZE);
     struct memory *memory = calloc(1, sizeof *memory + count * sizeof memory->windows[0]);
     *failed = "allocating the window list";
@@ -135,7 +143,8 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, const char **fa
 }
 
 /* createMemory(sizeBytes, hugePages) -> { fd, handle, windows: ArrayBuffer[] } */
-napi_value host_create_memory(napi_env env, napi_callback_info info) {
+napi_value host_create_memory(napi_env env, napi_callback_info info)
+{
     napi_value arguments[2], result, windows, handle, fd;
     uint64_t size;
     bool huge_pages = false;
@@ -179,7 +188,8 @@ napi_value host_create_memory(napi_env env, napi_callback_info info) {
 }
 
 /* destroyMemory(handle, windows): detaches every window, unmaps, closes the file. A second call does nothing. */
-napi_value host_destroy_memory(napi_env env, napi_callback_info info) {
+napi_value host_destroy_memory(napi_env env, napi_callback_info info)
+{
     napi_value arguments[2];
     if (!host_arguments(env, info, "destroyMemory", 2, arguments))
         return NULL;
@@ -223,7 +233,8 @@ napi_value host_destroy_memory(napi_env env, napi_callback_info info) {
 }
 
 /* fill64(buffer, byteOffset, count, start: bigint, step: bigint): u64s start, start + step, ... as M2P and P2M want. */
-napi_value host_fill64(napi_env env, napi_callback_info info) {
+napi_value host_fill64(napi_env env, napi_callback_info info)
+{
     napi_value arguments[5];
     void *data = NULL;
     size_t size = 0;
