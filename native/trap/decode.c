@@ -88,7 +88,8 @@ static const u8 map0f[256] = {
 /* --- descriptors ---------------------------------------------------------------------------------------------------
  */
 
-static bool read_descriptor(struct vp *vp, u32 selector, u64 *desc) {
+static bool read_descriptor(struct vp *vp, u32 selector, u64 *desc)
+{
     u64 window = TRAP_VA_PERDOMAIN + (u64)vp->id * TRAP_PERDOMAIN_STRIDE;
     if (selector & 4) {
         if ((selector & 0xffff) >> 3 >= vp->s->ldt_ents)
@@ -99,11 +100,13 @@ static bool read_descriptor(struct vp *vp, u32 selector, u64 *desc) {
     return !raw_copy(desc, (const void *)(window + (selector & 0xfff8)), sizeof(*desc));
 }
 
-static u64 desc_base(u64 desc) {
+static u64 desc_base(u64 desc)
+{
     return ((desc >> 16) & 0xffffff) | ((desc >> 32) & 0xff000000);
 }
 
-bool selector_is_long(struct vp *vp, u32 selector, u64 *base, bool *d) {
+bool selector_is_long(struct vp *vp, u32 selector, u64 *base, bool *d)
+{
     u64 desc;
 
     *base = 0;
@@ -119,7 +122,8 @@ bool selector_is_long(struct vp *vp, u32 selector, u64 *base, bool *d) {
     return false;
 }
 
-static u64 data_segment_base(struct vp *vp, u32 seg) {
+static u64 data_segment_base(struct vp *vp, u32 seg)
+{
     u64 value = 0;
     u32 selector = 0;
 
@@ -140,7 +144,8 @@ static u64 data_segment_base(struct vp *vp, u32 seg) {
     return desc_base(value);
 }
 
-u64 insn_linear(struct vp *vp, const struct trap_regs *regs, const struct insn *insn, u32 seg, u64 offset) {
+u64 insn_linear(struct vp *vp, const struct trap_regs *regs, const struct insn *insn, u32 seg, u64 offset)
+{
     u64 base = 0;
     bool d;
 
@@ -158,7 +163,8 @@ u64 insn_linear(struct vp *vp, const struct trap_regs *regs, const struct insn *
 /* --- registers -------------------------------------------------------------------------------------------------------
  */
 
-u64 *insn_gpr(struct trap_regs *regs, u32 n) {
+u64 *insn_gpr(struct trap_regs *regs, u32 n)
+{
     static const u8 at[16] = {
         offsetof(struct trap_regs, rax), offsetof(struct trap_regs, rcx), offsetof(struct trap_regs, rdx),
         offsetof(struct trap_regs, rbx), offsetof(struct trap_regs, rsp), offsetof(struct trap_regs, rbp),
@@ -170,18 +176,21 @@ u64 *insn_gpr(struct trap_regs *regs, u32 n) {
     return (u64 *)((u8 *)regs + at[n & 15]);
 }
 
-static bool high_byte(const struct insn *insn, u32 n, u32 size) {
+static bool high_byte(const struct insn *insn, u32 n, u32 size)
+{
     return size == 1 && !insn->rex && n >= 4 && n <= 7;
 }
 
-u64 insn_read_reg(struct trap_regs *regs, const struct insn *insn, u32 n, u32 size) {
+u64 insn_read_reg(struct trap_regs *regs, const struct insn *insn, u32 n, u32 size)
+{
     if (high_byte(insn, n, size))
         return (*insn_gpr(regs, n - 4) >> 8) & 0xff;
     u64 value = *insn_gpr(regs, n);
     return size == 8 ? value : value & ((1ul << (size * 8)) - 1);
 }
 
-void insn_write_reg(struct trap_regs *regs, const struct insn *insn, u32 n, u32 size, u64 value) {
+void insn_write_reg(struct trap_regs *regs, const struct insn *insn, u32 n, u32 size, u64 value)
+{
     u64 *slot;
 
     if (high_byte(insn, n, size)) {
@@ -209,7 +218,8 @@ void insn_write_reg(struct trap_regs *regs, const struct insn *insn, u32 n, u32 
  */
 
 /* Little-endian bytes at the cursor, sign-extended. False: beyond what could be fetched. */
-static bool take(struct insn *insn, u32 n, u64 *value) {
+static bool take(struct insn *insn, u32 n, u64 *value)
+{
     u64 v = 0;
 
     if (insn->len + n > insn->avail)
@@ -227,7 +237,8 @@ static bool take(struct insn *insn, u32 n, u64 *value) {
 
 /* SIB, displacement and the register part of the address. *rip_relative: the caller adds RIP once it knows the length.
  */
-static enum decode_result decode_memory(struct trap_regs *regs, struct insn *insn, bool *rip_relative) {
+static enum decode_result decode_memory(struct trap_regs *regs, struct insn *insn, bool *rip_relative)
+{
     u32 base = insn->modrm & 7, disp_size = insn->mod == 1 ? 1 : insn->mod == 2 ? 4 : 0;
     bool has_base = true;
     u64 address = 0, v;
@@ -268,7 +279,8 @@ static enum decode_result decode_memory(struct trap_regs *regs, struct insn *ins
     return DECODE_OK;
 }
 
-static enum decode_result decode_fetched(const struct trap_regs *regs, struct insn *insn, bool d) {
+static enum decode_result decode_fetched(const struct trap_regs *regs, struct insn *insn, bool d)
+{
     bool opsize_prefix = false, adsize_prefix = false, rip_relative = false;
     enum decode_result result;
     u64 v;
@@ -376,7 +388,8 @@ opcode:
     return DECODE_OK;
 }
 
-enum decode_result decode_insn(struct vp *vp, const struct trap_regs *regs, struct insn *insn) {
+enum decode_result decode_insn(struct vp *vp, const struct trap_regs *regs, struct insn *insn)
+{
     enum decode_result result;
     u64 base;
     bool d;
@@ -393,7 +406,8 @@ enum decode_result decode_insn(struct vp *vp, const struct trap_regs *regs, stru
     return result;
 }
 
-bool insn_retire(struct vp *vp, struct trap_regs *regs, const struct insn *insn, u64 dr6) {
+bool insn_retire(struct vp *vp, struct trap_regs *regs, const struct insn *insn, u64 dr6)
+{
     regs->rip += insn->len;
     if (!insn->long_mode)
         regs->rip = (u32)regs->rip;

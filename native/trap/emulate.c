@@ -36,7 +36,8 @@
 /* --- control registers -----------------------------------------------------------------------------------------------
  */
 
-void guest_set_ts(struct vp *vp, bool ts) {
+void guest_set_ts(struct vp *vp, bool ts)
+{
     u64 cr0 = read_cr0();
 
     vp->s->vts = ts;
@@ -44,14 +45,16 @@ void guest_set_ts(struct vp *vp, bool ts) {
         write_cr0(ts ? cr0 | CR0_TS : cr0 & ~CR0_TS);
 }
 
-void guest_load_cr4(struct vp *vp) {
+void guest_load_cr4(struct vp *vp)
+{
     u64 cr4 = read_cr4(), want = (cr4 & ~CR4_GUEST) | (vp->s->vcr4 & CR4_GUEST);
 
     if (want != cr4)
         write_cr4(want);
 }
 
-static bool read_cr(struct vp *vp, u32 cr, u64 *value) {
+static bool read_cr(struct vp *vp, u32 cr, u64 *value)
+{
     switch (cr) {
     case 0:
         *value = (read_cr0() & ~CR0_TS) | (vp->s->vts ? CR0_TS : 0);
@@ -69,7 +72,8 @@ static bool read_cr(struct vp *vp, u32 cr, u64 *value) {
     return false;
 }
 
-static bool write_cr(struct vp *vp, u32 cr, u64 value) {
+static bool write_cr(struct vp *vp, u32 cr, u64 value)
+{
     u64 old, allowed = CR4_TSD;
     u32 leaf[4];
 
@@ -103,7 +107,8 @@ static bool write_cr(struct vp *vp, u32 cr, u64 value) {
 /* --- I/O privilege
  * ----------------------------------------------------------------------------------------------------- */
 
-static bool iopl_ok(const struct vp *vp) {
+static bool iopl_ok(const struct vp *vp)
+{
     u32 cpl = 3;
 
     if (guest_is_kernel(vp))
@@ -112,7 +117,8 @@ static bool iopl_ok(const struct vp *vp) {
 }
 
 /* One byte of the guest's I/O bitmap, which its kernel keeps in kernel memory; all bits set where there is none. */
-static u8 iobmp_byte(struct vp *vp, u64 va) {
+static u8 iobmp_byte(struct vp *vp, u64 va)
+{
     u8 byte = 0xff;
 
     if (!guest_range_ok(va, 1))
@@ -129,7 +135,8 @@ static u8 iobmp_byte(struct vp *vp, u64 va) {
     return byte;
 }
 
-static bool port_ok(struct vp *vp, u32 port, u32 size) {
+static bool port_ok(struct vp *vp, u32 port, u32 size)
+{
     if (iopl_ok(vp))
         return true;
     if (port + size > vp->s->iobmp_nr)
@@ -139,7 +146,8 @@ static bool port_ok(struct vp *vp, u32 port, u32 size) {
     return !((denied >> (port & 7)) & ((1u << size) - 1));
 }
 
-static u32 port_read(u32 port, u32 size) {
+static u32 port_read(u32 port, u32 size)
+{
     u32 value = 0;
 
     for (u32 i = 0; i < size; i++)
@@ -152,7 +160,8 @@ static u32 port_read(u32 port, u32 size) {
  * --------------------------------------------------------------------------------------------------------- */
 
 /* Adds to RCX, RSI or RDI as the address size says. */
-static void string_advance(u64 *reg, u32 adsize, s64 by) {
+static void string_advance(u64 *reg, u32 adsize, s64 by)
+{
     u64 sum = *reg + (u64)by;
 
     if (adsize == 8)
@@ -163,12 +172,14 @@ static void string_advance(u64 *reg, u32 adsize, s64 by) {
         *reg = (*reg & ~0xfffful) | (sum & 0xffff);
 }
 
-static u64 string_offset(u64 reg, u32 adsize) {
+static u64 string_offset(u64 reg, u32 adsize)
+{
     return adsize == 8 ? reg : adsize == 4 ? (u32)reg : (reg & 0xffff);
 }
 
 /* The first byte of [va, va+n) that cannot be read: an access that fails at its end faults there. */
-static u64 faulting_address(u64 va, u32 n) {
+static u64 faulting_address(u64 va, u32 n)
+{
     u64 next_page = (va & PAGE_MASK) + PAGE_SIZE;
     u8 probe;
 
@@ -177,7 +188,8 @@ static u64 faulting_address(u64 va, u32 n) {
     return next_page;
 }
 
-static bool string_io(struct vp *vp, struct trap_regs *regs, const struct insn *insn) {
+static bool string_io(struct vp *vp, struct trap_regs *regs, const struct insn *insn)
+{
     bool in = insn->opcode <= 0x6d, rep = insn->rep || insn->repne;
     u32 port = (u16)regs->rdx, size = insn->opsize > 4 ? 4 : insn->opsize;
     s64 step = regs->rflags & EFLAGS_DF ? -(s64)size : size;
@@ -210,7 +222,8 @@ static bool string_io(struct vp *vp, struct trap_regs *regs, const struct insn *
     return insn_retire(vp, regs, insn, dr6);
 }
 
-static bool plain_io(struct vp *vp, struct trap_regs *regs, const struct insn *insn) {
+static bool plain_io(struct vp *vp, struct trap_regs *regs, const struct insn *insn)
+{
     bool in = !(insn->opcode & 2), imm = insn->opcode < 0xe8;
     u32 port = imm ? (u8)insn->imm : (u16)regs->rdx;
     u32 size = insn->opsize > 4 ? 4 : insn->opsize;
@@ -218,7 +231,7 @@ static bool plain_io(struct vp *vp, struct trap_regs *regs, const struct insn *i
     if (!port_ok(vp, port, size))
         return false;
     if (in)
-        insn_write_reg(regs, insn, REG_RAX, size, port_read(port, size));
+        insn_write_reg(regs, insn, GPR_RAX, size, port_read(port, size));
     count_misc(vp, in ? TRAP_COUNT_EMU_IN : TRAP_COUNT_EMU_OUT);
     return insn_retire(vp, regs, insn, debugreg_match_io(vp, port, size));
 }
@@ -226,16 +239,19 @@ static bool plain_io(struct vp *vp, struct trap_regs *regs, const struct insn *i
 /* --- the rest
  * ------------------------------------------------------------------------------------------------------------ */
 
-static void set_edx_eax(struct trap_regs *regs, u64 value) {
+static void set_edx_eax(struct trap_regs *regs, u64 value)
+{
     regs->rax = (u32)value;
     regs->rdx = value >> 32;
 }
 
-static u64 edx_eax(const struct trap_regs *regs) {
+static u64 edx_eax(const struct trap_regs *regs)
+{
     return (u32)regs->rax | (regs->rdx << 32);
 }
 
-static bool read_tsc(struct vp *vp, struct trap_regs *regs, const struct insn *insn, bool with_aux) {
+static bool read_tsc(struct vp *vp, struct trap_regs *regs, const struct insn *insn, bool with_aux)
+{
     u64 aux = 0;
 
     if (!guest_is_kernel(vp) && (vp->s->vcr4 & CR4_TSD))
@@ -250,7 +266,8 @@ static bool read_tsc(struct vp *vp, struct trap_regs *regs, const struct insn *i
     return insn_retire(vp, regs, insn, 0);
 }
 
-static void do_cpuid(struct vp *vp, struct trap_regs *regs) {
+static void do_cpuid(struct vp *vp, struct trap_regs *regs)
+{
     u32 out[4];
 
     guest_cpuid(vp, (u32)regs->rax, (u32)regs->rcx, out);
@@ -262,7 +279,8 @@ static void do_cpuid(struct vp *vp, struct trap_regs *regs) {
 }
 
 /* XCR0 may only name state that the policy shows, with x87 always and AVX only together with SSE. */
-static bool set_xcr0(struct vp *vp, const struct trap_regs *regs) {
+static bool set_xcr0(struct vp *vp, const struct trap_regs *regs)
+{
     u32 leaf[4];
     u64 value = edx_eax(regs);
 
@@ -276,7 +294,8 @@ static bool set_xcr0(struct vp *vp, const struct trap_regs *regs) {
     return true;
 }
 
-static bool privileged(struct vp *vp, struct trap_regs *regs, const struct insn *insn) {
+static bool privileged(struct vp *vp, struct trap_regs *regs, const struct insn *insn)
+{
     u64 value;
 
     switch (insn->opcode) {
@@ -332,7 +351,8 @@ static bool privileged(struct vp *vp, struct trap_regs *regs, const struct insn 
     return insn_retire(vp, regs, insn, 0);
 }
 
-static bool emulate(struct vp *vp, struct trap_regs *regs, const struct insn *insn) {
+static bool emulate(struct vp *vp, struct trap_regs *regs, const struct insn *insn)
+{
     switch (insn->opcode) {
     case 0x6c ... 0x6f:
         return string_io(vp, regs, insn);
@@ -358,7 +378,8 @@ static bool emulate(struct vp *vp, struct trap_regs *regs, const struct insn *in
     return guest_is_kernel(vp) && privileged(vp, regs, insn);
 }
 
-bool emulate_privop(struct vp *vp, struct trap_regs *regs) {
+bool emulate_privop(struct vp *vp, struct trap_regs *regs)
+{
     struct insn insn;
 
     switch (decode_insn(vp, regs, &insn)) {
@@ -376,7 +397,8 @@ bool emulate_privop(struct vp *vp, struct trap_regs *regs) {
     return false;
 }
 
-bool emulate_forced(struct vp *vp, struct trap_regs *regs) {
+bool emulate_forced(struct vp *vp, struct trap_regs *regs)
+{
     /* ud2; "xen"; cpuid. No other instruction may follow the prefix. */
     static const u8 want[] = {0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2};
     struct insn insn = {.len = sizeof(want)};
@@ -397,7 +419,8 @@ bool emulate_forced(struct vp *vp, struct trap_regs *regs) {
     return insn_retire(vp, regs, &insn, 0);
 }
 
-bool emulate_int_n(struct vp *vp, struct trap_regs *regs) {
+bool emulate_int_n(struct vp *vp, struct trap_regs *regs)
+{
     struct insn insn;
 
     /* Only the instruction tells n: QEMU 7.2 TCG reports n*16+2 where the processor reports n*8+2. */

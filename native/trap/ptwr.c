@@ -67,7 +67,8 @@ enum alu { ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, INC, DEC, NEG, NOT, BTS, BTR, 
     break
 
 /* What `op dst, src` on `size` bytes leaves in dst and in the arithmetic flags of *rflags. */
-static u64 alu(enum alu op, u32 size, u64 dst, u64 src, u64 *rflags) {
+static u64 alu(enum alu op, u32 size, u64 dst, u64 src, u64 *rflags)
+{
     u64 f = (*rflags & EFLAGS_ARITH) | EFLAGS_MBS, result = dst;
 
     switch (op) {
@@ -118,7 +119,8 @@ struct effect {
 };
 
 /* False: not an instruction that writes `size` bytes to memory in a way known here. */
-static bool compute(struct trap_regs *regs, const struct insn *insn, u32 size, u64 source, u64 old, struct effect *e) {
+static bool compute(struct trap_regs *regs, const struct insn *insn, u32 size, u64 source, u64 old, struct effect *e)
+{
     static const u8 bit_ops[4] = {CMP /* bt: no write */, BTS, BTR, BTC};
     u64 reg_operand = insn_read_reg(regs, insn, insn->reg, size);
 
@@ -193,7 +195,7 @@ static bool compute(struct trap_regs *regs, const struct insn *insn, u32 size, u
         }
         e->store = false;
         e->reg_size = size;
-        e->reg = REG_RAX;
+        e->reg = GPR_RAX;
         e->reg_value = old;
         return true;
     case OP_0F | 0xc0:
@@ -214,7 +216,7 @@ static bool compute(struct trap_regs *regs, const struct insn *insn, u32 size, u
         e->rflags &= ~EFLAGS_ZF;
         e->store = false;
         e->reg_size = 4;
-        e->reg = REG_RAX;
+        e->reg = GPR_RAX;
         e->reg_value = old;
         e->set_rdx = true;
         return true;
@@ -222,12 +224,14 @@ static bool compute(struct trap_regs *regs, const struct insn *insn, u32 size, u
     return false;
 }
 
-static bool is_string(const struct insn *insn) {
+static bool is_string(const struct insn *insn)
+{
     return insn->opcode == 0xa4 || insn->opcode == 0xa5 || insn->opcode == 0xaa || insn->opcode == 0xab;
 }
 
 /* Where the instruction writes, and how many bytes. False: it does not write to memory. */
-static bool destination(struct vp *vp, struct trap_regs *regs, const struct insn *insn, u64 *va, u32 *size) {
+static bool destination(struct vp *vp, struct trap_regs *regs, const struct insn *insn, u64 *va, u32 *size)
+{
     u64 offset = insn->offset;
     u32 seg = insn->seg;
 
@@ -260,11 +264,13 @@ static bool destination(struct vp *vp, struct trap_regs *regs, const struct insn
     return true;
 }
 
-static void advance(u64 *reg, u32 adsize, s64 by) {
+static void advance(u64 *reg, u32 adsize, s64 by)
+{
     *reg = adsize == 8 ? *reg + (u64)by : (u32)(*reg + (u64)by);
 }
 
-static bool retire_string(struct vp *vp, struct trap_regs *regs, const struct insn *insn, u32 size) {
+static bool retire_string(struct vp *vp, struct trap_regs *regs, const struct insn *insn, u32 size)
+{
     s64 step = regs->rflags & EFLAGS_DF ? -(s64)size : size;
 
     advance(&regs->rdi, insn->adsize, step);
@@ -282,7 +288,8 @@ static bool retire_string(struct vp *vp, struct trap_regs *regs, const struct in
     return insn_retire(vp, regs, insn, 0);
 }
 
-static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2) {
+static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2)
+{
     struct insn insn;
     struct effect e;
     u64 mfn, va, source = 0;
@@ -329,7 +336,8 @@ static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2) {
     return is_string(&insn) ? retire_string(vp, regs, &insn, size) : insn_retire(vp, regs, &insn, 0);
 }
 
-bool emulate_pt_write(struct vp *vp, struct trap_regs *regs, u64 cr2) {
+bool emulate_pt_write(struct vp *vp, struct trap_regs *regs, u64 cr2)
+{
     if (!guest_is_kernel(vp) || !(dom->vm_assist & (1u << VMASST_TYPE_writable_pagetables)))
         return false;
     if (write_entry(vp, regs, cr2)) {

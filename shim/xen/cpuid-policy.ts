@@ -16,7 +16,7 @@ import { XEN_CPUID } from '../../abi/xen/cpuid';
 
 export type CpuidRegister = 'eax' | 'ebx' | 'ecx' | 'edx';
 
-/** Entries that apply to every subleaf. */
+/** Entries that apply whatever ECX holds: leaves without subleaves, and those whose subleaves are all alike. */
 export const ANY_SUBLEAF = 0xffffffff;
 
 export interface CpuidBit {
@@ -108,13 +108,13 @@ const COMMON_1D_HIDDEN: HiddenSpec = {
 
 /** The policy for leaves that come from the hardware. */
 export const CPUID_POLICY: readonly CpuidRow[] = [
-  ...wholeLeaf(0, 0, 'largest basic leaf (limited to the largest listed here) and vendor'),
+  ...wholeLeaf(0, ANY_SUBLEAF, 'largest basic leaf (limited to the largest listed here) and vendor'),
 
-  value(1, 0, 'eax', 0x0fff3fff, 'family, model, stepping'),
-  value(1, 0, 'ebx', 0x0000ff00, 'CLFLUSH line size; the module adds the APIC id (twice the vCPU number)'),
+  value(1, ANY_SUBLEAF, 'eax', 0x0fff3fff, 'family, model, stepping'),
+  value(1, ANY_SUBLEAF, 'ebx', 0x0000ff00, 'CLFLUSH line size; the module adds the APIC id (twice the vCPU number)'),
   features(
     1,
-    0,
+    ANY_SUBLEAF,
     'ecx',
     {
       0: 'SSE3',
@@ -155,7 +155,7 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
   ),
   features(
     1,
-    0,
+    ANY_SUBLEAF,
     'edx',
     { ...COMMON_1D_VISIBLE, 11: 'SEP', 19: 'CLFLUSH', 25: 'SSE', 26: 'SSE2', 27: 'SS' },
     {
@@ -315,12 +315,12 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
     },
   ),
 
-  ...wholeLeaf(0x80000000, 0, 'largest extended leaf (limited to the largest listed here) and vendor'),
-  value(0x80000001, 0, 'eax', 0x0fff3fff, 'family, model, stepping (AMD)'),
-  value(0x80000001, 0, 'ebx', 0x0000ffff, 'brand id (AMD)'),
+  ...wholeLeaf(0x80000000, ANY_SUBLEAF, 'largest extended leaf (limited to the largest listed here) and vendor'),
+  value(0x80000001, ANY_SUBLEAF, 'eax', 0x0fff3fff, 'family, model, stepping (AMD)'),
+  value(0x80000001, ANY_SUBLEAF, 'ebx', 0x0000ffff, 'brand id (AMD)'),
   features(
     0x80000001,
-    0,
+    ANY_SUBLEAF,
     'ecx',
     { 0: 'LAHF_LM', 5: 'ABM', 6: 'SSE4A', 7: 'MISALIGNSSE', 8: '3DNOWPREFETCH', 21: 'TBM' },
     {
@@ -349,7 +349,7 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
   ),
   features(
     0x80000001,
-    0,
+    ANY_SUBLEAF,
     'edx',
     {
       ...COMMON_1D_VISIBLE,
@@ -364,12 +364,12 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
     },
     { ...COMMON_1D_HIDDEN, 19: ['MP', PLATFORM], 26: ['PAGE1GB', NO_SUPERPAGES] },
   ),
-  ...[0x80000002, 0x80000003, 0x80000004].flatMap((leaf) => wholeLeaf(leaf, 0, 'brand string')),
-  ...wholeLeaf(0x80000005, 0, 'L1 caches and TLBs (AMD)'),
-  ...wholeLeaf(0x80000006, 0, 'L2 and L3 caches'),
+  ...[0x80000002, 0x80000003, 0x80000004].flatMap((leaf) => wholeLeaf(leaf, ANY_SUBLEAF, 'brand string')),
+  ...wholeLeaf(0x80000005, ANY_SUBLEAF, 'L1 caches and TLBs (AMD)'),
+  ...wholeLeaf(0x80000006, ANY_SUBLEAF, 'L2 and L3 caches'),
   features(
     0x80000007,
-    0,
+    ANY_SUBLEAF,
     'edx',
     {},
     {
@@ -384,10 +384,10 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
       10: ['EFRO', NO_MSR],
     },
   ),
-  value(0x80000008, 0, 'eax', 0x0000ffff, 'physical and linear address bits'),
+  value(0x80000008, ANY_SUBLEAF, 'eax', 0x0000ffff, 'physical and linear address bits'),
   features(
     0x80000008,
-    0,
+    ANY_SUBLEAF,
     'ebx',
     { 0: 'CLZERO', 2: 'RSTR_FP_ERR_PTRS' },
     {
@@ -416,7 +416,7 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
   ),
   features(
     0x80000021,
-    0,
+    ANY_SUBLEAF,
     'eax',
     { 0: 'NO_NESTED_DBP', 2: 'LFENCE_SERIALIZING', 6: 'NULL_SELECTOR_CLEARS_BASE' },
     {
@@ -480,7 +480,7 @@ export function xenLeaves(options: XenCpuidOptions): CpuidRow[] {
   return [
     ...constant(
       0,
-      0,
+      ANY_SUBLEAF,
       {
         eax: base + XEN_CPUID.XEN_CPUID_MAX_NUM_LEAVES,
         ebx: XEN_CPUID.XEN_CPUID_SIGNATURE_EBX,
@@ -489,10 +489,10 @@ export function xenLeaves(options: XenCpuidOptions): CpuidRow[] {
       },
       'largest Xen leaf and "XenVMMXenVMM"',
     ),
-    ...constant(1, 0, { eax: version }, 'Xen version'),
+    ...constant(1, ANY_SUBLEAF, { eax: version }, 'Xen version'),
     ...constant(
       2,
-      0,
+      ANY_SUBLEAF,
       { eax: 1, ebx: base, ecx: XEN_CPUID.XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD },
       'hypercall pages, their MSR, features',
     ),
@@ -522,7 +522,7 @@ export function encodeCpuidTable(policy: readonly CpuidRow[]): Buffer {
     const key = `${row.leaf}/${row.subleaf}`;
     const rows = leaves.get(key) ?? [];
     if (rows.some((other) => other.reg === row.reg)) {
-      throw new Error(`CPUID policy gives leaf 0x${row.leaf.toString(16)}/${row.subleaf} ${row.reg} twice`);
+      throw new Error(`CPUID policy gives leaf 0x${leafName(row)} ${row.reg} twice`);
     }
     rows.push(row);
     leaves.set(key, rows);
@@ -543,7 +543,7 @@ export function encodeCpuidTable(policy: readonly CpuidRow[]): Buffer {
 }
 
 function leafName(row: CpuidRow): string {
-  const sub = row.subleaf === 0 ? '' : row.subleaf === ANY_SUBLEAF ? ', any subleaf' : `, subleaf ${row.subleaf}`;
+  const sub = row.subleaf === ANY_SUBLEAF ? '' : `, subleaf ${row.subleaf}`;
   return `${row.leaf.toString(16)}${sub}`;
 }
 

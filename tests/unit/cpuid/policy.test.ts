@@ -12,7 +12,11 @@ import {
 
 const OPTIONS = { version: (4 << 16) | 17, tscKhz: 2_595_000 };
 
-function row(leaf: number, reg: CpuidRegister, subleaf = 0) {
+/** Leaves that have subleaves; of all others ECX does not matter. */
+const WITH_SUBLEAVES = [4, 7, 0xd, 0x40000003, 0x40000005];
+
+function row(leaf: number, reg: CpuidRegister, sub = 0) {
+  const subleaf = WITH_SUBLEAVES.includes(leaf) ? sub : ANY_SUBLEAF;
   const found = CPUID_POLICY.find((r) => r.leaf === leaf && r.reg === reg && r.subleaf === subleaf);
   if (!found) throw new Error(`no row for ${leaf.toString(16)}/${subleaf} ${reg}`);
   return found;
@@ -88,9 +92,11 @@ describe('CPUID policy', () => {
 });
 
 describe('Xen leaves', () => {
-  const get = (leaf: number, reg: CpuidRegister, subleaf = 0, options = {}) =>
-    xenLeaves({ ...OPTIONS, ...options }).find((r) => r.leaf === leaf && r.reg === reg && r.subleaf === subleaf)
-      ?.orBits;
+  const get = (leaf: number, reg: CpuidRegister, sub = 0, options = {}) => {
+    const subleaf = WITH_SUBLEAVES.includes(leaf) ? sub : ANY_SUBLEAF;
+    const rows = xenLeaves({ ...OPTIONS, ...options });
+    return rows.find((r) => r.leaf === leaf && r.reg === reg && r.subleaf === subleaf)?.orBits;
+  };
 
   test('signature, version, hypercall MSR', () => {
     const text = Buffer.alloc(12);
@@ -154,8 +160,14 @@ describe('encoding', () => {
     expect(seen).toContainEqual([4, ANY_SUBLEAF]);
   });
 
+  test('leaves without subleaves answer whatever ECX holds', () => {
+    for (const r of domainCpuid(OPTIONS)) {
+      if (!WITH_SUBLEAVES.includes(r.leaf)) expect([r.leaf, r.subleaf]).toEqual([r.leaf, ANY_SUBLEAF]);
+    }
+  });
+
   test('a register given twice is an error that names it', () => {
-    expect(() => encodeCpuidTable([...CPUID_POLICY, row(1, 'edx')])).toThrow('leaf 0x1/0 edx twice');
+    expect(() => encodeCpuidTable([...CPUID_POLICY, row(1, 'edx')])).toThrow('leaf 0x1 edx twice');
   });
 
   test('the page lists every hidden bit', () => {
