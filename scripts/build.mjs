@@ -10,7 +10,7 @@ import path from 'node:path';
 import { withLock } from './lib/lock.mjs';
 import { buildHost, buildRom, buildTrap } from './lib/native.mjs';
 import { exists, upToDate } from './lib/newer.mjs';
-import { fail, root, run, runMain, timed } from './lib/progress.mjs';
+import { fail, root, runAsync, runMain, timed } from './lib/progress.mjs';
 
 function stamp(name) {
   const file = path.join(root, 'build', 'stamps', name);
@@ -25,7 +25,7 @@ function stamp(name) {
   };
 }
 
-function typescript() {
+async function typescript() {
   const done = stamp('typescript');
   if (upToDate([done.relative, 'dist'], ['abi', 'shim', 'scripts', 'tsconfig.json'], /\.ts$|tsconfig\.json$/))
     return true;
@@ -34,20 +34,20 @@ function typescript() {
     fail("TypeScript is not installed: run 'npm ci' (without --omit=dev) first");
   }
   const startedAt = new Date();
-  const compiled = run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'], {
+  const compiled = await runAsync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'], {
     allowFailure: true,
   });
   if (compiled.status === 0) done.touch(startedAt);
   return compiled.status === 0;
 }
 
-function headers() {
+async function headers() {
   const generator = 'dist/scripts/gen-headers.js';
   if (!exists(generator)) return;
   const done = stamp('headers');
   if (upToDate([done.relative], [generator, 'dist/abi'], /\.js$/)) return;
   const startedAt = new Date();
-  run(process.execPath, [generator]);
+  await runAsync(process.execPath, [generator]);
   done.touch(startedAt);
 }
 

@@ -34,9 +34,9 @@ function clangFormat() {
     say("clang-format is not installed: C formatting is not checked ('apt-get install clang-format')");
     return true;
   }
-  const files = [...cSources('native')];
+  const files = [...cSources('native'), ...cSources('tests')];
   if (files.length === 0) return true;
-  return tool('clang-format', [...(write ? ['-i'] : ['--dry-run', '--Werror']), ...files]);
+  return tool('clang-format', [...(write ? ['-i'] : ['--dry-run', '--Werror', '--ferror-limit=1']), ...files]);
 }
 
 runMain(async () => {

@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { exists } from './newer.mjs';
-import { fail, root, run, say, timed, which } from './progress.mjs';
+import { fail, root, run, runAsync, say, timed, which } from './progress.mjs';
 
 function lockedPackages(file) {
   try {
@@ -35,7 +35,7 @@ export async function ensureNodeModules() {
   if (problem === undefined) return;
   if (which('npm') === undefined) fail("npm is missing: install it with 'apt-get install npm'");
   say(`${problem}: running npm ci`);
-  await timed('npm ci', () => run('npm', ['ci', '--no-audit', '--no-fund']));
+  await timed('npm ci', () => runAsync('npm', ['ci', '--no-audit', '--no-fund']));
 }
 
 function installed(name) {
@@ -84,7 +84,7 @@ export async function ensureApt(names) {
   const apt = (args) => {
     const options = ['-qq', '-o', 'DPkg::Lock::Timeout=600', '-o', 'Dpkg::Use-Pty=0'];
     const command = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', ...options, ...args];
-    return run(command[0], command.slice(1), { capture: true });
+    return runAsync(command[0], command.slice(1), { capture: true });
   };
   if (!indexUpdated) {
     say('updating the package index (apt-get update)');

@@ -10,7 +10,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { exists, upToDate } from './newer.mjs';
-import { fail, root, run, which } from './progress.mjs';
+import { fail, root, runAsync, which } from './progress.mjs';
 
 const require = createRequire(import.meta.url);
 const release = 'build/Release';
@@ -25,7 +25,7 @@ export function compiler() {
   return cc;
 }
 
-function compileTarget(target) {
+async function compileTarget(target) {
   const isAddon = target.type !== 'executable';
   const output = `${release}/${target.target_name}${isAddon ? '.node' : ''}`;
   const folders = [...new Set(target.sources.map((source) => path.dirname(source)))];
@@ -37,7 +37,7 @@ function compileTarget(target) {
   // A running process may have the old binary mapped: never write into it, put a new file in its place.
   const temporary = `${output}.${process.pid}.tmp`;
   try {
-    run(cc, [
+    await runAsync(cc, [
       '-O2',
       '-g',
       ...(target.cflags ?? []),
@@ -57,14 +57,14 @@ function compileTarget(target) {
 }
 
 /** Builds the Node-API addon and the launcher into build/Release. */
-export function buildHost() {
+export async function buildHost() {
   if (process.platform !== 'linux') return;
   const { targets } = JSON.parse(readFileSync(path.join(root, 'binding.gyp'), 'utf8'));
-  for (const target of targets) compileTarget(target);
+  for (const target of targets) await compileTarget(target);
 }
 
 /** Assembles the reset ROM into build/rom/reset.bin. */
-export function buildRom() {
+export async function buildRom() {
   const source = 'native/rom/reset.S';
   const output = 'build/rom/reset.bin';
   if (process.platform !== 'linux' || !exists(source)) return;
@@ -73,8 +73,16 @@ export function buildRom() {
   mkdirSync(path.join(root, 'build/rom'), { recursive: true });
   const elf = `build/rom/reset.${process.pid}.elf`;
   try {
-    run(cc, ['-nostdlib', '-static', '-Wl,--build-id=none', '-Wl,-T,native/rom/reset.ld', '-o', elf, source]);
-    run('objcopy', ['-O', 'binary', '--gap-fill=0xff', elf, `${output}.${process.pid}.tmp`]);
+    await runAsync(cc, [
+      '-nostdlib',
+      '-static',
+      '-Wl,--build-id=none',
+      '-Wl,-T,native/rom/reset.ld',
+      '-o',
+      elf,
+      source,
+    ]);
+    await runAsync('objcopy', ['-O', 'binary', '--gap-fill=0xff', elf, `${output}.${process.pid}.tmp`]);
     renameSync(path.join(root, `${output}.${process.pid}.tmp`), path.join(root, output));
   } finally {
     rmSync(path.join(root, elf), { force: true });
@@ -82,9 +90,9 @@ export function buildRom() {
 }
 
 /** Builds the trap module with its own Makefile. */
-export function buildTrap() {
+export async function buildTrap() {
   if (process.platform !== 'linux' || !exists('native/trap/Makefile')) return;
   compiler();
   if (which('make') === undefined) fail("make is missing: install it with 'apt-get install make'");
-  run('make', ['-s', '-C', 'native/trap']);
+  await runAsync('make', ['-s', '-C', 'native/trap']);
 }

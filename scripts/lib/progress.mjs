@@ -1,5 +1,5 @@
 /* Progress lines for the developer commands: plain text on stderr, so that a command's own output stays clean. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -64,8 +64,15 @@ function accessible(file) {
   }
 }
 
+function checkResult(program, args, result, capture) {
+  if (result.error) fail(`cannot run ${program}: ${result.error.message}`);
+  if (result.status === 0) return;
+  const said = capture ? `\n${result.stdout}${result.stderr}` : '';
+  fail(`${program} ${args.join(' ')} failed (${result.signal ?? `exit status ${result.status}`})${said}`);
+}
+
 /**
- * Runs a program to its end, in the project's root unless told otherwise.
+ * Runs a program to its end, in the project's root unless told otherwise, and blocks meanwhile.
  * Throws CommandError with the program's own output when it fails, unless `allowFailure` is set.
  */
 export function run(program, args, options = {}) {
@@ -77,10 +84,41 @@ export function run(program, args, options = {}) {
     stdio: capture ? ['ignore', 'pipe', 'pipe'] : ['inherit', 'inherit', 'inherit'],
     ...rest,
   });
-  if (result.error) fail(`cannot run ${program}: ${result.error.message}`);
-  if (result.status !== 0 && !allowFailure) {
-    const said = capture ? `\n${result.stdout}${result.stderr}` : '';
-    fail(`${program} ${args.join(' ')} failed (${result.signal ?? `exit status ${result.status}`})${said}`);
-  }
+  if (!allowFailure || result.error) checkResult(program, args, result, capture);
   return result;
+}
+
+/** The same without blocking, so that timed() can say what is going on. */
+export function runAsync(program, args, options = {}) {
+  const { allowFailure = false, capture = false, ...rest } = options;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      cwd: root,
+      stdio: capture ? ['ignore', 'pipe', 'pipe'] : ['inherit', 'inherit', 'inherit'],
+      ...rest,
+    });
+    const result = { status: null, signal: null, stdout: '', stderr: '', error: undefined };
+    for (const stream of ['stdout', 'stderr']) {
+      child[stream]?.setEncoding('utf8');
+      child[stream]?.on('data', (text) => {
+        result[stream] += text;
+      });
+    }
+    const finish = () => {
+      try {
+        if (!allowFailure || result.error) checkResult(program, args, result, capture);
+        resolve(result);
+      } catch (error) {
+        reject(error);
+      }
+    };
+    child.on('error', (error) => {
+      result.error = error;
+      finish();
+    });
+    child.on('close', (status, signal) => {
+      Object.assign(result, { status, signal });
+      finish();
+    });
+  });
 }
