@@ -20,12 +20,14 @@
 #define CR4_OSXSAVE (1ul << 18)
 
 /* Basic, hypervisor and extended leaves are numbered apart. */
-static u32 range_of(u32 leaf) {
+static u32 range_of(u32 leaf)
+{
     return leaf & 0xc0000000u;
 }
 
 /* Finds the entry for a leaf; *max gets the highest leaf that the table has in the same range. */
-static const struct trap_cpuid *lookup(u32 leaf, u32 subleaf, u32 *max) {
+static const struct trap_cpuid *lookup(u32 leaf, u32 subleaf, u32 *max)
+{
     const struct trap_cpuid *table = gpa_to_va(dom->cpuid_gpa), *found = NULL;
 
     *max = range_of(leaf);
@@ -39,7 +41,8 @@ static const struct trap_cpuid *lookup(u32 leaf, u32 subleaf, u32 *max) {
     return found;
 }
 
-void guest_cpuid(struct vp *vp, u32 leaf, u32 subleaf, u32 out[4]) {
+void guest_cpuid(struct vp *vp, u32 leaf, u32 subleaf, u32 out[4])
+{
     u32 max, hw[4], top[4];
     const struct trap_cpuid *entry = lookup(leaf, subleaf, &max);
     bool hardware = !(leaf & 0x40000000u); /* 0x40000000 and up are ours alone */

@@ -20,7 +20,8 @@
 #define DR7_LEN(dr7, i) (((dr7) >> (18 + (i)*4)) & 3)
 #define DR_RW_IO 2
 
-static void write_real(u32 reg, u64 value) {
+static void write_real(u32 reg, u64 value)
+{
     switch (reg) {
     case 0:
         __asm__ volatile("mov %0, %%db0" : : "r"(value));
@@ -44,14 +45,16 @@ static void write_real(u32 reg, u64 value) {
 }
 
 /* The guest's DR7 without what only emulation provides. */
-static u64 real_dr7(u64 dr7) {
+static u64 real_dr7(u64 dr7)
+{
     for (u32 i = 0; i < 4; i++)
         if (DR7_RW(dr7, i) == DR_RW_IO)
             dr7 &= ~(DR7_ENABLES(i) | (0xful << (16 + i * 4)));
     return (dr7 & ~(DR7_FIXED_ZEROS | DR7_GD)) | DR7_FIXED_ONES;
 }
 
-void debugreg_load(struct vp *vp) {
+void debugreg_load(struct vp *vp)
+{
     u64 *dr = vp->s->debugreg;
 
     for (u32 i = 0; i < 4; i++)
@@ -60,7 +63,8 @@ void debugreg_load(struct vp *vp) {
     write_real(7, real_dr7((u32)dr[7]));
 }
 
-long guest_set_debugreg(struct vp *vp, u32 reg, u64 value) {
+long guest_set_debugreg(struct vp *vp, u32 reg, u64 value)
+{
     u64 *dr = vp->s->debugreg;
 
     switch (reg) {
@@ -107,7 +111,8 @@ long guest_set_debugreg(struct vp *vp, u32 reg, u64 value) {
     return 0;
 }
 
-long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out) {
+long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out)
+{
     if (reg > 7 || ((reg == 4 || reg == 5) && (vp->s->vcr4 & CR4_DE)))
         return E(ENODEV);
     if (reg == 4 || reg == 5)
@@ -121,7 +126,8 @@ long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out) {
     return 0;
 }
 
-u64 debugreg_match_io(const struct vp *vp, u32 port, u32 size) {
+u64 debugreg_match_io(const struct vp *vp, u32 port, u32 size)
+{
     const u64 *dr = vp->s->debugreg;
     u64 hit = 0;
 

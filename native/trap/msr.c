@@ -60,7 +60,8 @@
 
 enum vendor { VENDOR_INTEL, VENDOR_AMD, VENDOR_OTHER };
 
-static enum vendor cpu_vendor(void) {
+static enum vendor cpu_vendor(void)
+{
     u32 r[4];
 
     cpuid(0, 0, r);
@@ -71,7 +72,8 @@ static enum vendor cpu_vendor(void) {
     return VENDOR_OTHER;
 }
 
-static bool is_perf_msr(u32 msr) {
+static bool is_perf_msr(u32 msr)
+{
     if (cpu_vendor() == VENDOR_AMD)
         return msr >= MSR_K7_EVNTSEL0 && msr <= MSR_K7_PERFCTR3;
     return (msr >= MSR_PMC0 && msr < MSR_PMC0 + 8) || (msr >= MSR_PERFEVTSEL0 && msr < MSR_PERFEVTSEL0 + 4) ||
@@ -79,11 +81,13 @@ static bool is_perf_msr(u32 msr) {
            (msr >= MSR_FIXED_CTR_CTRL && msr <= MSR_GLOBAL_OVF_CTRL);
 }
 
-static bool is_mc_bank(u32 msr) {
+static bool is_mc_bank(u32 msr)
+{
     return msr >= MSR_MC0_CTL && msr < MSR_MC0_CTL + 4 * MC_BANKS;
 }
 
-static bool has_tsc_aux(struct vp *vp) {
+static bool has_tsc_aux(struct vp *vp)
+{
     u32 r[4];
 
     guest_cpuid(vp, 0x80000001, 0, r);
@@ -93,7 +97,8 @@ static bool has_tsc_aux(struct vp *vp) {
     return r[2] & (1u << 22); /* RDPID */
 }
 
-static int read_known(struct vp *vp, u32 msr, u64 *value) {
+static int read_known(struct vp *vp, u32 msr, u64 *value)
+{
     *value = 0;
     switch (msr) {
     case MSR_TSC:
@@ -152,14 +157,16 @@ static int read_known(struct vp *vp, u32 msr, u64 *value) {
     return is_perf_msr(msr) ? 0 : -1;
 }
 
-int guest_rdmsr(struct vp *vp, u32 msr, u64 *value) {
+int guest_rdmsr(struct vp *vp, u32 msr, u64 *value)
+{
     if (read_known(vp, msr, value) == 0)
         return 0;
     *value = 0;
     return !vp->s->handlers[VEC_GP].address && msr >> 16 != MSR_HYPERCALL_PAGE >> 16 ? 0 : -1;
 }
 
-int guest_wrmsr(struct vp *vp, u32 msr, u64 value) {
+int guest_wrmsr(struct vp *vp, u32 msr, u64 value)
+{
     u64 old;
 
     switch (msr) {
