@@ -228,6 +228,7 @@ export const TrapDomain = struct('trap_domain', SPEC, 0x10000, {
   vm_assist_high: { type: 'u32', offset: 244, doc: 'VMASST types 32-63' },
   time_offset: { type: 'u64', offset: 248, doc: 'T: system_time of the last anchor' },
   time_tsc: { type: 'u64', offset: 256, doc: 'T: TSC of the last anchor' },
+  image_gpa: { type: 'u64', offset: 264, doc: 'S0: RAM behind TRAP_VA_IMAGE' },
   /** Exchanged by locked operations: ports with events for the shim. */
   to_shim_sel: { type: 'u64', offset: 0x140 },
   to_shim: { type: 'u64', offset: 0x180, count: 64 },

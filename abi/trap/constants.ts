@@ -185,6 +185,11 @@ export const TRAP_FI = constants(SPEC, {
   TRAP_FI_OWNER_XEN_RO: 3,
   /** This L4 is, or was last, loaded as a kernel root: it has all module slots. */
   TRAP_FI_KERNEL_ROOT: 0x4000000000n,
+  /** Was mapped writable, and TLBs may still say so: to be flushed before the frame becomes a table. */
+  TRAP_FI_STALE_RW: 0x8000000000n,
+  /** Bits 63:62: number of TLB flushes (modulo 4) when STALE_RW was set; if it has moved on, no flush is owed. */
+  TRAP_FI_EPOCH_SHIFT: 62,
+  TRAP_FI_EPOCH_MASK: 0xc000000000000000n,
   /** Linear page tables: how many tables of the same level refer to this one, and how many such entries it has itself. */
   TRAP_FI_LINEAR_USES_SHIFT: 40,
   TRAP_FI_LINEAR_USES_MASK: 0x000fff0000000000n,

@@ -33,10 +33,14 @@ void mm_boot_root(struct vp *vp, u64 l4_mfn) {
 /* --- roots
  * ---------------------------------------------------------------------------------------------------------------- */
 
+u32 mm_flush_epoch;
+
 static void load_cr3(struct vp *vp, u64 cr3) {
     vp->loaded_cr3 = cr3;
     count_misc(vp, TRAP_COUNT_CR3_LOAD);
     write_cr3(cr3);
+    if (vp->id == 0)
+        mm_flush_epoch++;
 }
 
 void mm_load_roots(struct vp *vp) {

@@ -10,42 +10,56 @@
 #define PTE_AVAIL_LOW 0xe00ul
 #define PTE_AVAIL_HIGH (0x7fful << 52)
 
-/* A domain without devices chooses no cacheability, and no guest has superpages (9.3). */
+/* Refused in present entries: a domain without devices chooses no cacheability, and no guest has superpages (9.3). */
 #define L1_DISALLOWED (PTE_PWT | PTE_PCD | PTE_PAT)
 #define UPPER_DISALLOWED (PTE_PWT | PTE_PCD | PTE_PSE | PTE_G)
+
+static inline u64 disallowed_bits(u32 level)
+{
+    return level == 1 ? L1_DISALLOWED : UPPER_DISALLOWED;
+}
 
 /* Bits that change neither which frame an entry refers to nor how: such a change moves no references. */
 #define PTE_FREE_BITS (PTE_NX | PTE_AVAIL_HIGH | PTE_AVAIL_LOW | PTE_G | PTE_D | PTE_A | PTE_US)
 
 /* --- frame_info words --------------------------------------------------------------------------------------------- */
 
-static inline u32 fi_type(u64 fi) {
+static inline u32 fi_type(u64 fi)
+{
     return (u32)((fi & TRAP_FI_TYPE_MASK) >> TRAP_FI_TYPE_SHIFT);
 }
-static inline u64 fi_count(u64 fi) {
+static inline u64 fi_count(u64 fi)
+{
     return fi & TRAP_FI_COUNT_MASK;
 }
-static inline u32 fi_owner(u64 fi) {
+static inline u32 fi_owner(u64 fi)
+{
     return (u32)((fi & TRAP_FI_OWNER_MASK) >> TRAP_FI_OWNER_SHIFT);
 }
-static inline bool is_table_type(u32 type) {
+static inline bool is_table_type(u32 type)
+{
     return type >= TRAP_FI_L1 && type <= TRAP_FI_L4;
 }
 /* A table whose entries may be changed: checked, and not on its way out. */
-static inline bool fi_is_live_table(u64 fi) {
+static inline bool fi_is_live_table(u64 fi)
+{
     return (fi & TRAP_FI_VALIDATED) && is_table_type(fi_type(fi));
 }
-static inline u64 fi_load(u64 mfn) {
+static inline u64 fi_load(u64 mfn)
+{
     return load_acquire(&frame_info[mfn]);
 }
-static inline bool fi_cmpxchg(u64 mfn, u64 *old, u64 new_fi) {
+static inline bool fi_cmpxchg(u64 mfn, u64 *old, u64 new_fi)
+{
     return __atomic_compare_exchange_n(&frame_info[mfn], old, new_fi, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
 }
 /* The frame belongs to the domain, as RAM or as a page that Xen shares with it. */
-static inline bool mfn_is_ours(u64 mfn) {
+static inline bool mfn_is_ours(u64 mfn)
+{
     return mfn_valid(mfn) && fi_owner(fi_load(mfn)) != TRAP_FI_OWNER_NONE;
 }
-static inline bool is_module_slot(u32 slot) {
+static inline bool is_module_slot(u32 slot)
+{
     return slot >= TRAP_L4_FIRST && slot <= TRAP_L4_LAST;
 }
 
@@ -55,7 +69,10 @@ static inline bool is_module_slot(u32 slot) {
 /* Takes the lock bit of a frame; returns the word as it was. Waits while another VP has it. */
 u64 mm_frame_lock(struct vp *vp, u64 mfn);
 void mm_frame_unlock(u64 mfn);
-/* The reference that a present entry of a table of this level holds on what it maps: take it (0 or -errno), drop it. */
+/*
+ * The reference that a present entry of a table of this level holds on what it maps: take it (0 or -errno), drop it. The
+ * caller has refused disallowed bits.
+ */
 long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry);
 void mm_put_target(struct vp *vp, u32 level, u64 table, u64 entry);
 /* What Xen makes of an entry that the guest writes (9.2). */
@@ -69,6 +86,9 @@ long mm_pin(struct vp *vp, u64 mfn, u32 type);
 long mm_unpin(struct vp *vp, u64 mfn);
 /* Says in the log why the last validation on this VP failed; for the first few failures only. Holds no lock. */
 void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc);
+
+/* Complete TLB flushes of VP 0; with one VP it tells whether an old translation can still be cached. */
+extern u32 mm_flush_epoch;
 
 /* --- mm.c
  * -------------------------------------------------------------------------------------------------------------- */

@@ -73,8 +73,6 @@ u64 mm_fix_entry(u32 level, u64 entry) {
 
 static long get_leaf(struct vp *vp, u64 entry) {
     u64 mfn = PTE_MFN(entry);
-    if (unlikely(entry & L1_DISALLOWED))
-        return E(EINVAL);
     if (unlikely(!mfn_valid(mfn))) /* what is not RAM is MMIO, except "no frame" */
         return mfn == PTE_MFN(~0ul) ? E(EINVAL) : E(EPERM);
     switch (fi_owner(fi_load(mfn))) {
@@ -131,8 +129,6 @@ static bool get_linear(u32 level, u64 table, u64 entry) {
 long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry) {
     if (likely(level == 1))
         return get_leaf(vp, entry);
-    if (entry & UPPER_DISALLOWED)
-        return E(EINVAL);
     long rc = mm_get_type(vp, PTE_MFN(entry), level - 1);
     if (rc == E(EINVAL) && mfn_is_ours(PTE_MFN(entry)) && get_linear(level, table, entry))
         rc = 0;
@@ -225,7 +221,7 @@ static long validate_table(struct vp *vp, u64 mfn, u32 level) {
             continue;
         u64 entry = READ_ONCE(table[slot]);
         while (entry & PTE_P) {
-            long rc = mm_get_target(vp, level, mfn, entry);
+            long rc = entry & disallowed_bits(level) ? E(EINVAL) : mm_get_target(vp, level, mfn, entry);
             if (unlikely(rc)) {
                 /* The innermost cause is recorded first; the levels above fail because of it. */
                 if (!refusals[vp->id].level)
@@ -259,11 +255,22 @@ static long validate_descriptors(u64 mfn) {
     return 0;
 }
 
+#define STALE_BITS (TRAP_FI_STALE_RW | TRAP_FI_EPOCH_MASK)
+
+/*
+ * The guest made its last writable mapping of a frame read-only without a flush, as it may: it expects Xen to see to it
+ * that nobody writes the table through an old TLB entry, past the accounting.
+ */
+static void flush_stale(struct vp *vp, u64 fi) {
+    if (dom->nr_vps > 1 || fi >> TRAP_FI_EPOCH_SHIFT == (READ_ONCE(mm_flush_epoch) & 3))
+        mm_flush_vps(vp, ~0ul);
+}
+
 long mm_get_type(struct vp *vp, u64 mfn, u32 type) {
     if (unlikely(!mfn_valid(mfn)))
         return E(EINVAL);
     const bool validates = type != TRAP_FI_WRITABLE;
-    u64 fi = fi_load(mfn);
+    u64 fi = fi_load(mfn), stale;
     for (;;) {
         if (unlikely(fi_owner(fi) != TRAP_FI_OWNER_DOMAIN))
             return E(EINVAL);
@@ -273,7 +280,8 @@ long mm_get_type(struct vp *vp, u64 mfn, u32 type) {
                 fi = fi_load(mfn);
                 continue;
             }
-            u64 first = fi + ((u64)type << TRAP_FI_TYPE_SHIFT) + 1;
+            u64 first = (fi & ~STALE_BITS) + ((u64)type << TRAP_FI_TYPE_SHIFT) + 1;
+            stale = fi;
             if (fi_cmpxchg(mfn, &fi, validates ? first | TRAP_FI_LOCKED : first))
                 break;
         } else if (fi_type(fi) != type || fi_count(fi) == TRAP_FI_COUNT_MASK) {
@@ -288,6 +296,8 @@ long mm_get_type(struct vp *vp, u64 mfn, u32 type) {
     if (!validates)
         return 0;
 
+    if (stale & TRAP_FI_STALE_RW)
+        flush_stale(vp, stale);
     /* Ours is the only reference, and nobody adds one before VALIDATED is set. */
     long rc = type == TRAP_FI_SEG ? validate_descriptors(mfn) : validate_table(vp, mfn, type);
     if (rc == 0)
@@ -310,7 +320,9 @@ void mm_put_type(struct vp *vp, u64 mfn) {
             if (likely(fi_cmpxchg(mfn, &fi, fi - 1)))
                 return;
         } else if (type == TRAP_FI_WRITABLE) {
-            if (likely(fi_cmpxchg(mfn, &fi, (fi - 1) & ~TRAP_FI_TYPE_MASK)))
+            if (likely(fi_cmpxchg(mfn, &fi,
+                                  ((fi - 1) & ~(TRAP_FI_TYPE_MASK | TRAP_FI_EPOCH_MASK)) | TRAP_FI_STALE_RW |
+                                      (u64)READ_ONCE(mm_flush_epoch) << TRAP_FI_EPOCH_SHIFT)))
                 return;
         } else if (fi & TRAP_FI_LOCKED) {
             mm_spin(vp);

@@ -50,6 +50,8 @@ static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_
 
     if (unlikely(level == 4 && is_module_slot(slot)))
         return E(EINVAL);
+    if (unlikely(present && (new_val & disallowed_bits(level))))
+        return E(EINVAL);
     if (present && !same_target) {
         /* Before the table is locked: this may validate a whole tree. */
         long rc = mm_get_target(vp, level, mfn, new_val);

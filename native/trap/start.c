@@ -60,7 +60,7 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
         m2p = (u64 *)gpa_to_va(dom->m2p_gpa);
         frame_info = (u64 *)gpa_to_va(dom->frame_info_gpa);
         hv = &hv_soft;
-        image_gpa = PTE_MFN(mm_walk(dom->module_l4, TRAP_VA_IMAGE)) << PAGE_SHIFT;
+        image_gpa = dom->image_gpa;
         for (u32 i = 0; i < dom->nr_vps && i < TRAP_MAX_VPS; i++)
             init_vp(&vps[i], i);
     }

@@ -19,7 +19,9 @@
 #include "abi/xen.h"
 
 /* Everything is linked into one image at a fixed address far from zero: no GOT, RIP-relative addresses only. */
+#ifndef TRAP_HOST_TEST
 #pragma GCC visibility push(hidden)
+#endif
 
 typedef uint8_t u8;
 typedef uint16_t u16;

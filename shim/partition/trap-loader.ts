@@ -133,9 +133,7 @@ function writeTables(
       if (page >= TRAP_VPA.TRAP_VPA_ISOLATED_PAGES && page < TRAP_VPA.TRAP_VPA_STACK) continue;
       const va = area + BigInt(page * PAGE);
       const entry =
-        page === TRAP_VPA.TRAP_VPA_CODE
-          ? BigInt(layout.imageGpa) | P | A
-          : BigInt(tables.page()) | P | RW | A | D | NX;
+        page === TRAP_VPA.TRAP_VPA_CODE ? BigInt(layout.imageGpa) | P | A : BigInt(tables.page()) | P | RW | A | D | NX;
       tables.map(root, va, entry);
       if (page < TRAP_VPA.TRAP_VPA_ISOLATED_PAGES) tables.map(userRoot, va, entry);
     }
@@ -232,6 +230,7 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
   set.start_rsp(d, 0, start.rsp);
   set.start_rsi(d, 0, start.rsi);
   set.start_l4(d, 0, BigInt(start.l4Mfn));
+  set.image_gpa(d, 0, BigInt(layout.imageGpa));
   set.lapic_gpa(d, 0, BigInt(LAPIC_GPA));
   set.ioapic_gpa(d, 0, BigInt(IOAPIC_GPA));
   set.doorbell_port(d, 0, 0x3f8);
