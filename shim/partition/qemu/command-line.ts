@@ -7,7 +7,8 @@
  *   instructions into plain ones, since no other processor could watch, and then they are not atomic towards this
  *   process, which shares the memory.
  * - tb-size: translated code of a booted guest needs about 50 MB; QEMU's own default would be a GiB.
- * - icount (for benchmarks in instructions) excludes thread=multi.
+ * - icount (for benchmarks in instructions) excludes thread=multi, and with it those atomic instructions: a doorbell or
+ *   a kick may then be lost, rarely. Never use it for anything else.
  * - Files are named /proc/self/fd/N: inherited descriptors have no other name, so nothing can be left behind.
  */
 

@@ -153,6 +153,20 @@ describe('start', () => {
     expect(m.memory.getU64(control.others)).toBe(0b1110n);
   });
 
+  test.each([
+    ['counting instructions', { icount: 'shift=0' }],
+    ['with every feature that TCG has', { cpu: 'max' }],
+    ['with a server CPU model', { cpu: 'EPYC' }],
+    ['with huge pages asked for', { hugePages: true }],
+    ['with 8 GiB', { memoryBytes: 8 * 2 ** 30 }],
+  ])('it starts %s', async (_, options) => {
+    const m = machine(options);
+    await m.start();
+    await m.alive();
+    await m.run(command.store, BigInt(control.pong), 5n);
+    expect(m.memory.getU64(control.pong)).toBe(5n);
+  });
+
   test('a partition starts only once', async () => {
     const m = machine();
     await m.start();
