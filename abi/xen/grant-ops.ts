@@ -2,8 +2,8 @@
  * Grant table operations. Implements Xen public/grant_table.h: GNTTABOP_*, struct gnttab_*.
  *
  * Quirks: a bad argument is reported in the struct's status (GNTST_*), not as the hypercall's result. The hypercall
- * takes an array of structs, except for set_version, get_status_frames, get_version and setup_table, where the count
- * must be 1.
+ * takes an array of structs, except that setup_table, query_size and get_status_frames want a count of 1, and
+ * set_version and get_version ignore it.
  */
 import { constants, struct } from '../layout';
 

@@ -111,7 +111,7 @@ export const HYPERCALLS = {
     privilege: 'any',
     args: [value('reg'), value('value')],
     errors: [
-      err('EPERM', 'a breakpoint in the hypervisor’s range, or general detect'),
+      err('EPERM', 'a breakpoint in the hypervisor’s range, an I/O breakpoint without CR4.DE, or general detect'),
       err('EINVAL', 'bits above 31 of DR6 or DR7 are set'),
       err('ENODEV', 'no such register'),
     ],
@@ -284,7 +284,7 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_xenoprof_op,
     privilege: 'nobody',
     args: [value('op'), pointer('arg')],
-    errors: [NOT_BUILT],
+    errors: [NOT_BUILT, err('EINVAL', 'built, but no such operation'), err('EPERM', 'built, but the caller may not')],
   },
   event_channel_op: {
     number: H.__HYPERVISOR_event_channel_op,

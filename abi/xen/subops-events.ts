@@ -49,7 +49,6 @@ export const EVENT_CHANNEL_OP_SUBOPS = {
       NO_VCPU,
       err('EINVAL', 'no such VIRQ, or a global one on a vCPU other than 0'),
       err('EEXIST', 'the VIRQ is bound already'),
-      err('EBUSY', 'a global VIRQ belongs to another domain'),
     ],
   },
   bind_pirq: {
@@ -80,7 +79,13 @@ export const EVENT_CHANNEL_OP_SUBOPS = {
     number: EVTCHNOP.EVTCHNOP_status,
     privilege: 'any',
     argStruct: EvtchnStatus,
-    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, err('EINVAL', 'the port is not valid')],
+    errors: [
+      BAD_POINTER,
+      NO_DOMAIN,
+      err('EINVAL', 'the port is not valid'),
+      err('EACCES', 'the port is owned by the hypervisor'),
+      FOREIGN,
+    ],
   },
   alloc_unbound: {
     number: EVTCHNOP.EVTCHNOP_alloc_unbound,
@@ -110,7 +115,7 @@ export const EVENT_CHANNEL_OP_SUBOPS = {
     number: EVTCHNOP.EVTCHNOP_reset,
     privilege: 'any',
     argStruct: EvtchnReset,
-    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN],
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, err('EBUSY', 'a reset is under way')],
   },
   init_control: {
     number: EVTCHNOP.EVTCHNOP_init_control,

@@ -91,7 +91,7 @@ export const GRANT_TABLE_OP_SUBOPS = {
     number: GNTTABOP.GNTTABOP_unmap_and_replace,
     privilege: 'any',
     argStruct: GnttabUnmapAndReplace,
-    errors: [BAD_POINTER, err('ENOSYS', 'the domain is translated')],
+    errors: [BAD_POINTER],
     statuses: ['GNTST_bad_handle', 'GNTST_bad_virt_addr', 'GNTST_general_error'],
   },
   set_version: {
@@ -100,9 +100,10 @@ export const GRANT_TABLE_OP_SUBOPS = {
     argStruct: GnttabSetVersion,
     errors: [
       BAD_POINTER,
-      err('EINVAL', 'the version is neither 1 nor 2, or the count is not 1'),
-      err('EBUSY', 'a grant is in use'),
+      err('EINVAL', 'the version is neither 1 nor 2'),
       err('ENOSYS', 'version 2 is switched off for the domain'),
+      err('EBUSY', 'a grant is in use'),
+      err('ERANGE', 'a reserved entry’s frame does not fit version 1'),
       err('ENOMEM', 'no memory for the status frames'),
     ],
   },
@@ -117,7 +118,7 @@ export const GRANT_TABLE_OP_SUBOPS = {
     number: GNTTABOP.GNTTABOP_get_version,
     privilege: 'any',
     argStruct: GnttabGetVersion,
-    errors: [BAD_POINTER, ONE, err('ESRCH', 'no such domain'), err('EPERM', 'the domain is not the caller’s own')],
+    errors: [BAD_POINTER, err('ESRCH', 'no such domain'), err('EPERM', 'the domain is not the caller’s own')],
   },
   swap_grant_ref: {
     number: GNTTABOP.GNTTABOP_swap_grant_ref,

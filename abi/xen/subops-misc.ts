@@ -71,7 +71,7 @@ const NO_HARDWARE = err('EPERM', 'the domain controls no hardware');
 const GONE = [err('ENOSYS', 'removed from Xen')];
 
 export const PHYSDEV_OP_SUBOPS = {
-  irq_unmask_notify: { number: PHYSDEVOP.PHYSDEVOP_IRQ_UNMASK_NOTIFY, privilege: 'nobody', errors: GONE },
+  irq_unmask_notify: { number: PHYSDEVOP.PHYSDEVOP_IRQ_UNMASK_NOTIFY, privilege: 'any', errors: [] },
   irq_status_query: {
     number: PHYSDEVOP.PHYSDEVOP_irq_status_query,
     privilege: 'hardware',
@@ -163,13 +163,17 @@ export const CONSOLE_IO_SUBOPS = {
   write: {
     number: CONSOLEIO.CONSOLEIO_write,
     privilege: 'any',
-    errors: [BAD_POINTER, err('EPERM', 'a release build of Xen lets only the control domain write')],
+    errors: [err('EPERM', 'a release build of Xen lets only the control domain write'), BAD_POINTER],
   },
   read: {
     number: CONSOLEIO.CONSOLEIO_read,
     privilege: 'control',
     returns: 'bytes read',
-    errors: [BAD_POINTER, err('EPERM', 'a release build of Xen lets only the control domain read')],
+    errors: [
+      err('EPERM', 'a release build of Xen lets only the control domain read'),
+      err('E2BIG', 'the count does not fit the result'),
+      BAD_POINTER,
+    ],
   },
 } as const satisfies Record<string, SubopDecl>;
 

@@ -31,7 +31,7 @@ const PIN_ERRORS = [
   err('EBUSY', 'the frame has another type in use, or is mapped writable'),
 ];
 const FLUSH_MASK = [err('EINVAL', 'the vCPU bitmap cannot be read')];
-const NO_CACHE_CONTROL = [err('EACCES', 'the domain has no hardware that could make caches matter')];
+const NO_HARDWARE = 'the domain has no hardware that could make caches matter';
 const CLEARED = [err('EINVAL', 'the frame is not ordinary memory of the domain')];
 
 export const MMUEXT_OP_SUBOPS = {
@@ -51,7 +51,7 @@ export const MMUEXT_OP_SUBOPS = {
   invlpg_multi: { number: MMUEXT.MMUEXT_INVLPG_MULTI, privilege: 'any', errors: FLUSH_MASK },
   tlb_flush_all: { number: MMUEXT.MMUEXT_TLB_FLUSH_ALL, privilege: 'any', errors: [] },
   invlpg_all: { number: MMUEXT.MMUEXT_INVLPG_ALL, privilege: 'any', errors: [] },
-  flush_cache: { number: MMUEXT.MMUEXT_FLUSH_CACHE, privilege: 'hardware', errors: NO_CACHE_CONTROL },
+  flush_cache: { number: MMUEXT.MMUEXT_FLUSH_CACHE, privilege: 'hardware', errors: [err('EACCES', NO_HARDWARE)] },
   set_ldt: {
     number: MMUEXT.MMUEXT_SET_LDT,
     privilege: 'any',
@@ -60,7 +60,11 @@ export const MMUEXT_OP_SUBOPS = {
   new_user_baseptr: { number: MMUEXT.MMUEXT_NEW_USER_BASEPTR, privilege: 'any', errors: PIN_ERRORS },
   clear_page: { number: MMUEXT.MMUEXT_CLEAR_PAGE, privilege: 'any', errors: CLEARED },
   copy_page: { number: MMUEXT.MMUEXT_COPY_PAGE, privilege: 'any', errors: CLEARED },
-  flush_cache_global: { number: MMUEXT.MMUEXT_FLUSH_CACHE_GLOBAL, privilege: 'hardware', errors: NO_CACHE_CONTROL },
+  flush_cache_global: {
+    number: MMUEXT.MMUEXT_FLUSH_CACHE_GLOBAL,
+    privilege: 'hardware',
+    errors: [err('EINVAL', NO_HARDWARE)],
+  },
   mark_super: {
     number: MMUEXT.MMUEXT_MARK_SUPER,
     privilege: 'nobody',
@@ -82,7 +86,7 @@ export const SET_SEGMENT_BASE_SUBOPS = {
   gs_user_sel: { number: SEGBASE.SEGBASE_GS_USER_SEL, privilege: 'any', errors: [] },
 } as const satisfies Record<string, SubopDecl>;
 
-const ASSIST_ERRORS = [err('EINVAL', 'unknown assist type')];
+const ASSIST_ERRORS = [err('EINVAL', 'unknown assist type; looked at before the command')];
 
 export const VM_ASSIST_SUBOPS = {
   enable: { number: VMASST.VMASST_CMD_enable, privilege: 'any', errors: ASSIST_ERRORS },

@@ -1,7 +1,9 @@
 /**
  * Sub-operations of sched_op and vcpu_op. Describes Xen public/sched.h and vcpu.h.
  *
- * Quirks: sched_op_compat takes the first three commands of sched_op, with the shutdown reason as a plain argument.
+ * Quirks: sched_op_compat takes the first three commands of sched_op, with the shutdown reason as a plain argument. A
+ * deadline in the past fires at once, whatever the flags of set_singleshot_timer say; only bits 7:0 of a shutdown
+ * reason count, and an unknown one is taken.
  */
 import { BAD_POINTER, err, type SubopDecl } from './hypercall-decl';
 import { VcpuRunstateInfo } from './runstate';
@@ -25,7 +27,7 @@ export const SCHED_OP_SUBOPS = {
     privilege: 'any',
     argStruct: SchedShutdown,
     returns: 'nothing; after a suspend, 0 when resumed or 1 when cancelled',
-    errors: [BAD_POINTER, err('EINVAL', 'unknown reason')],
+    errors: [BAD_POINTER],
   },
   poll: {
     number: SCHEDOP.SCHEDOP_poll,
@@ -50,12 +52,7 @@ export const SCHED_OP_SUBOPS = {
     privilege: 'any',
     argStruct: SchedWatchdog,
     returns: 'the watchdog’s id when it creates one, else 0',
-    errors: [
-      BAD_POINTER,
-      err('EINVAL', 'no such watchdog, or none to stop'),
-      err('ENOSPC', 'both watchdogs are in use'),
-      err('EEXIST', 'the watchdog to change is not running'),
-    ],
+    errors: [BAD_POINTER, err('EINVAL', 'no such watchdog, or not in use'), err('ENOSPC', 'both watchdogs are in use')],
   },
   pin_override: {
     number: SCHEDOP.SCHEDOP_pin_override,
@@ -81,7 +78,7 @@ export const VCPU_OP_SUBOPS = {
     errors: [
       BAD_POINTER,
       err('EEXIST', 'the vCPU is initialised already'),
-      err('EINVAL', 'the context is not valid: page-table roots, descriptor frames, entry addresses'),
+      err('EINVAL', 'the context is not valid (roots, descriptor frames, addresses), or the vCPU has no vcpu_info yet'),
     ],
   },
   up: { number: VCPUOP.VCPUOP_up, privilege: 'any', errors: [err('EINVAL', 'the vCPU is not initialised')] },
@@ -110,7 +107,7 @@ export const VCPU_OP_SUBOPS = {
     number: VCPUOP.VCPUOP_set_singleshot_timer,
     privilege: 'any',
     argStruct: VcpuSetSingleshotTimer,
-    errors: [BAD_POINTER, SELF_ONLY, err('ETIME', 'the time is past and VCPU_SSHOTTMR_future is set')],
+    errors: [SELF_ONLY, BAD_POINTER],
   },
   stop_singleshot_timer: { number: VCPUOP.VCPUOP_stop_singleshot_timer, privilege: 'any', errors: [SELF_ONLY] },
   register_vcpu_info: {
@@ -119,7 +116,9 @@ export const VCPU_OP_SUBOPS = {
     argStruct: VcpuRegisterVcpuInfo,
     errors: [
       BAD_POINTER,
-      err('EINVAL', 'registered already, the record would cross its page, or the frame cannot be mapped'),
+      err('ENXIO', 'the record would cross its page, or is not aligned'),
+      err('EINVAL', 'registered already, another vCPU that is up, or a frame that cannot be mapped writable'),
+      err('ENOMEM', 'no room to map the frame'),
     ],
   },
   send_nmi: {
