@@ -7,7 +7,7 @@
  * a header declares, how (macro, enum), or under which nesting.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DECL, elementSize, type Fields, type Struct } from '../../../abi/layout';
@@ -21,6 +21,11 @@ export interface Vendor {
   readonly expressions?: Readonly<Record<string, string>>;
   /** The C tag of a struct that the headers name differently, with its keyword. */
   readonly tags?: Readonly<Record<string, string>>;
+  /**
+   * Prefix of a cross compiler's programs ('x86_64-w64-mingw32-'). What it makes cannot be run here, so the values are
+   * read from the object file; expressions must then be constant.
+   */
+  readonly cross?: string;
 }
 
 export interface Difference {
@@ -111,7 +116,7 @@ function rejected(dir: string, vendor: Vendor, body: readonly string[]): Set<num
   const file = join(dir, 'probe.c');
   writeFileSync(file, `${vendor.preamble}\n#line 1 "body"\n${body.join('\n')}\n`);
   const flags = ['-std=gnu11', '-w', '-fsyntax-only', '-fmax-errors=0', '-fdiagnostics-color=never'];
-  const result = spawnSync('gcc', [...flags, ...includeFlags(vendor), file], {
+  const result = spawnSync(`${vendor.cross ?? ''}gcc`, [...flags, ...includeFlags(vendor), file], {
     encoding: 'utf8',
     maxBuffer: 1 << 26,
     env: { ...process.env, LC_ALL: 'C' },
@@ -130,6 +135,32 @@ function rejected(dir: string, vendor: Vendor, body: readonly string[]): Set<num
 
 function includeFlags(vendor: Vendor): string[] {
   return (vendor.includeDirs ?? []).flatMap((d) => ['-I', d]);
+}
+
+/** The values of the expressions, by running a program that prints them. */
+function run(dir: string, vendor: Vendor, expressions: readonly string[]): bigint[] {
+  const prints = expressions.map((e) => `  printf("%llx\\n", ${e});`);
+  const source = join(dir, 'print.c');
+  const binary = join(dir, 'print');
+  const main = `int main(void) {\n${prints.join('\n')}\n  return 0;\n}\n`;
+  writeFileSync(source, `${vendor.preamble}\n#include <stdio.h>\n${main}`);
+  execFileSync('gcc', ['-std=gnu11', '-w', '-O0', ...includeFlags(vendor), '-o', binary, source]);
+  const output = execFileSync(binary, { encoding: 'utf8' }).trim();
+  return output.split('\n').map((line) => BigInt(`0x${line}`));
+}
+
+/** The values of the expressions, from an array in an object file. */
+function readObject(dir: string, vendor: Vendor, expressions: readonly string[]): bigint[] {
+  const source = join(dir, 'values.c');
+  const object = join(dir, 'values.o');
+  const binary = join(dir, 'values.bin');
+  const array = `__attribute__((section("values"))) unsigned long long values[] = {\n${expressions.join(',\n')}\n};\n`;
+  writeFileSync(source, `${vendor.preamble}\n${array}`);
+  execFileSync(`${vendor.cross}gcc`, ['-std=gnu11', '-w', ...includeFlags(vendor), '-c', '-o', object, source]);
+  execFileSync(`${vendor.cross}objcopy`, ['-O', 'binary', '-j', 'values', object, binary]);
+  const bytes = readFileSync(binary);
+  // The section may be padded at its end.
+  return expressions.map((_, i) => bytes.readBigUInt64LE(8 * i));
 }
 
 /** Compares every struct, field and constant that a module of abi/ exports with the vendor's headers. */
@@ -154,19 +185,14 @@ export function compare(module: Readonly<Record<string, unknown>>, vendor: Vendo
     });
 
     const found = probes.filter((p) => chosen.has(p));
-    const prints = found.map((p) => `  printf("%llx\\n", (unsigned long long)(${chosen.get(p)}));`);
-    const program = `${vendor.preamble}\n#include <stdio.h>\nint main(void) {\n${prints.join('\n')}\n  return 0;\n}\n`;
-    const source = join(dir, 'print.c');
-    const binary = join(dir, 'print');
-    writeFileSync(source, program);
-    execFileSync('gcc', ['-std=gnu11', '-w', '-O0', ...includeFlags(vendor), '-o', binary, source]);
-    const output = execFileSync(binary, { encoding: 'utf8' }).trim().split('\n');
-    if (output.length !== found.length) throw new Error(`expected ${found.length} lines, got ${output.length}`);
+    const expressions = found.map((p) => `(unsigned long long)(${chosen.get(p)})`);
+    const values = vendor.cross === undefined ? run(dir, vendor, expressions) : readObject(dir, vendor, expressions);
+    if (values.length !== found.length) throw new Error(`expected ${found.length} values, got ${values.length}`);
 
     const equal: string[] = [];
     const different: Difference[] = [];
     found.forEach((p, i) => {
-      const theirs = BigInt(`0x${output[i]}`);
+      const theirs = values[i] as bigint;
       if (theirs === p.ours) equal.push(p.item);
       else different.push({ item: p.item, ours: `0x${p.ours.toString(16)}`, theirs: `0x${theirs.toString(16)}` });
     });
