@@ -3,7 +3,7 @@
  * the identity-mapped low GiB, enables its local APIC, routes the serial port's interrupt to itself and then serves
  * commands from a control block whose address it gets in RDI. It halts while it has nothing to do.
  */
-#define ALIVE 0x00      /* u64: 1 once the first instruction has run */
+#define ALIVE 0x00      /* u64: 1 once interrupts are set up */
 #define APIC_ID 0x08    /* u64: RSI as the ROM passed it */
 #define KICKS 0x10      /* u64: interrupts taken */
 #define COMMAND 0x18    /* u64: the host writes 1.. here last, the guest clears it when done */
@@ -29,7 +29,6 @@ start:
         shlq    $32, %rdx
         orq     %rdx, %rax
         movq    %rax, FIRST_TSC(%rdi)
-        movq    $1, ALIVE(%rdi)
         movq    %rsi, APIC_ID(%rdi)
         movq    %rdi, %rbx
         leaq    stack_top(%rip), %rsp
@@ -65,6 +64,7 @@ start:
         movw    $0x3fc, %dx
         movb    $0x0b, %al
         outb    %al, %dx                /* DTR, RTS, OUT2 */
+        movq    $1, ALIVE(%rbx)
         call    ring
 
 serve:

@@ -179,6 +179,8 @@ describe('doorbell and kick', () => {
     const m = machine();
     await m.start();
     await m.alive();
+    // Time to halt: a VP that still runs would see the command without being interrupted.
+    await new Promise((resolve) => setTimeout(resolve, 100));
     const before = m.memory.getU64(control.kicks);
     await m.run(command.store, BigInt(control.pong), 77n);
     expect(m.memory.getU64(control.pong)).toBe(77n);
