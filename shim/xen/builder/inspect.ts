@@ -8,7 +8,7 @@ import { parseElf } from './elf';
 import { type KernelImage, type LoadOptions, loadImage } from './image';
 import { type KernelFacts, kernelFacts } from './kernel-facts';
 import { planLayout, sufficientPages } from './layout';
-import { type Note, noteNumber, noteProblems, noteString, readNotes, xenNotes } from './notes';
+import { type Note, noteNumber, noteProblems, noteString, printable, readNotes, xenNotes } from './notes';
 
 export interface NoteReport {
   readonly owner: string;
@@ -41,7 +41,6 @@ export interface KernelReport {
 const hex = (value: bigint | number): string => `0x${value.toString(16)}`;
 const bytesOf = (desc: Buffer): string =>
   desc.length === 0 ? '(empty)' : `${desc.toString('hex', 0, 32)}${desc.length > 32 ? '...' : ''}`;
-const printable = (text: string): string => text.replace(/[^\x20-\x7e]/g, '?').slice(0, 200);
 
 const STRINGS: ReadonlySet<number> = new Set([
   XEN_ELFNOTE.XEN_ELFNOTE_XEN_VERSION,

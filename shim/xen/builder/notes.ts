@@ -102,6 +102,11 @@ export function noteString(note: Note): string {
   return note.desc.toString('latin1', 0, end < 0 ? note.desc.length : end);
 }
 
+/** Text from a file as it may be shown on a terminal: printable ASCII only, at most `limit` characters. */
+export function printable(text: string, limit = 200): string {
+  return text.slice(0, limit).replace(/[^\x20-\x7e]/g, '?');
+}
+
 /** Decodes the Xen notes of `elf`. Throws UsageError if there are none, or if a number has an impossible size. */
 export function xenNotes(file: string, elf: Elf): XenNotes {
   const all = readNotes(elf).filter((n) => n.owner === XEN_OWNER);
@@ -171,7 +176,7 @@ export function noteProblems(file: string, notes: XenNotes): UsageError[] {
   const problem = (summary: string, found: string, wanted: string): void => {
     problems.push(new UsageError(summary, { file, found, wanted }));
   };
-  const quote = (s: string | undefined): string => (s === undefined ? 'none' : `"${s.slice(0, 80)}"`);
+  const quote = (s: string | undefined): string => (s === undefined ? 'none' : `"${printable(s, 80)}"`);
   if (notes.entry === undefined && notes.phys32Entry !== undefined) {
     problem(
       'a PVH kernel without PV support',
@@ -196,7 +201,11 @@ export function noteProblems(file: string, notes: XenNotes): UsageError[] {
     const bit = FEATURE_NAMES.get(name);
     const meaning = bit === undefined ? 'not known' : IMPOSSIBLE.get(bit);
     if (meaning !== undefined) {
-      problem('an unsupported required feature', `"!${name.slice(0, 80)}" (${meaning})`, 'a kernel that runs without');
+      problem(
+        'an unsupported required feature',
+        `"!${printable(name, 80)}" (${meaning})`,
+        'a kernel that runs without',
+      );
     }
   }
   return problems;

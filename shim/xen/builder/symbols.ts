@@ -80,7 +80,7 @@ export class SymbolTable {
 /** Parses a System.map ("ffffffff81000000 T _text"); undefined if it has next to no symbols. */
 export function parseSystemMap(text: string): KernelSymbol[] | undefined {
   const symbols: KernelSymbol[] = [];
-  for (const match of text.matchAll(/^([0-9a-f]{8,16}) ([A-Za-z]) (\S{1,512})(?:\s.*)?$/gm)) {
+  for (const match of text.matchAll(/^([0-9a-f]{8,16}) ([A-Za-z]) (\S{1,512})(?:[ \t].*)?$/gm)) {
     if (symbols.length >= MAX_SYMBOLS) break;
     // Per-CPU symbols are offsets from 0, debugging ones repeat others.
     if (match[2] === 'a' || match[2] === 'A') continue;
