@@ -11,7 +11,8 @@
  */
 #include "mm.h"
 
-void mm_init(void) {
+void mm_init(void)
+{
     const u64 *own = mfn_to_va(dom->module_l4);
     ASSERT(mfn_valid(dom->module_l4) && fi_owner(fi_load(dom->module_l4)) == TRAP_FI_OWNER_NONE);
     ASSERT((own[TRAP_L4_M2P] & own[TRAP_L4_PERDOMAIN] & own[TRAP_L4_MODULE] & own[TRAP_L4_DIRECTMAP]) & PTE_P);
@@ -19,7 +20,8 @@ void mm_init(void) {
         ASSERT(mfn_valid(dom->user_l3_module) && fi_owner(fi_load(dom->user_l3_module)) == TRAP_FI_OWNER_NONE);
 }
 
-void mm_boot_root(struct vp *vp, u64 l4_mfn) {
+void mm_boot_root(struct vp *vp, u64 l4_mfn)
+{
     /* As Xen's builder leaves it: one pin, and one reference for the root. */
     long rc = mm_pin(vp, l4_mfn, TRAP_FI_L4);
     if (rc == 0)
@@ -30,12 +32,12 @@ void mm_boot_root(struct vp *vp, u64 l4_mfn) {
     }
 }
 
-/* --- roots
- * ---------------------------------------------------------------------------------------------------------------- */
+/* --- roots -------------------------------------------------------------------------------------------------------- */
 
 u32 mm_flush_epoch;
 
-static void load_cr3(struct vp *vp, u64 cr3) {
+static void load_cr3(struct vp *vp, u64 cr3)
+{
     vp->loaded_cr3 = cr3;
     count_misc(vp, TRAP_COUNT_CR3_LOAD);
     write_cr3(cr3);
@@ -43,7 +45,8 @@ static void load_cr3(struct vp *vp, u64 cr3) {
         mm_flush_epoch++;
 }
 
-void mm_load_roots(struct vp *vp) {
+void mm_load_roots(struct vp *vp)
+{
     const struct trap_vp *s = vp->s;
     u64 kernel_cr3 = (s->kernel_l4 ? s->kernel_l4 : dom->module_l4) << PAGE_SHIFT;
 
@@ -59,7 +62,8 @@ void mm_load_roots(struct vp *vp) {
         vp->e->exit_cr3 = s->user_l4 << PAGE_SHIFT;
 }
 
-long mm_new_kernel_root(struct vp *vp, u64 mfn) {
+long mm_new_kernel_root(struct vp *vp, u64 mfn)
+{
     const u64 old = vp->s->kernel_l4;
     if (mfn == old) {
         mm_flush_local(vp);
@@ -79,7 +83,8 @@ long mm_new_kernel_root(struct vp *vp, u64 mfn) {
     return 0;
 }
 
-long mm_new_user_root(struct vp *vp, u64 mfn) {
+long mm_new_user_root(struct vp *vp, u64 mfn)
+{
     const u64 old = vp->s->user_l4;
     if (mfn == old)
         return 0;
@@ -99,14 +104,15 @@ long mm_new_user_root(struct vp *vp, u64 mfn) {
     return 0;
 }
 
-long mm_check_domain(u32 domid) {
+long mm_check_domain(u32 domid)
+{
     return likely(domid == DOMID_SELF) || domid == dom->domid ? 0 : E(ESRCH);
 }
 
-/* --- walks
- * ---------------------------------------------------------------------------------------------------------------- */
+/* --- walks -------------------------------------------------------------------------------------------------------- */
 
-bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk) {
+bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk)
+{
     u64 mfn = l4_mfn, and_bits = ~0ul, or_bits = 0;
     if (!guest_range_ok(va, 1))
         return false;
@@ -129,12 +135,14 @@ bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk) {
     return true;
 }
 
-u64 mm_walk(u64 l4_mfn, u64 va) {
+u64 mm_walk(u64 l4_mfn, u64 va)
+{
     struct mm_walk walk;
     return mm_walk_to_l1(l4_mfn, va, &walk) ? walk.entry : 0;
 }
 
-bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset) {
+bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset)
+{
     struct mm_walk walk;
     if (!mm_walk_to_l1(vp->s->kernel_l4, va, &walk) || (walk.entry & (PTE_P | PTE_RW)) != PTE_P)
         return false;
@@ -155,7 +163,8 @@ bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset) {
 #define PF_RESERVED 0x8u
 #define PF_FETCH 0x10u
 
-bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code) {
+bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code)
+{
     struct mm_walk walk;
     const struct trap_vp *s = vp->s;
     const u64 root = s->user_mode && !guest_ring1() && s->user_l4 ? s->user_l4 : s->kernel_l4;
@@ -169,24 +178,26 @@ bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code) {
     return !((error_code & PF_FETCH) && ((walk.rights | walk.entry) & PTE_NX));
 }
 
-/* --- TLB
- * ------------------------------------------------------------------------------------------------------------------ */
+/* --- TLB ---------------------------------------------------------------------------------------------------------- */
 
-void mm_flush_local(struct vp *vp) {
+void mm_flush_local(struct vp *vp)
+{
     /* Withdrawn first: a request that comes after this point sets it again. */
     if (READ_ONCE(vp->s->flush_pending))
         __atomic_store_n(&vp->s->flush_pending, 0, __ATOMIC_SEQ_CST);
     load_cr3(vp, vp->loaded_cr3);
 }
 
-void mm_spin(struct vp *vp) {
+void mm_spin(struct vp *vp)
+{
     if (READ_ONCE(vp->s->flush_pending))
         mm_flush_local(vp);
     cpu_relax();
 }
 
 /* Of the listed VPs, the others that may hold translations at all: those that run a vCPU. */
-static u64 remote_vps(const struct vp *vp, u64 mask) {
+static u64 remote_vps(const struct vp *vp, u64 mask)
+{
     u64 others = 0;
     for (u32 i = 0; i < dom->nr_vps; i++)
         if (i != vp->id && (mask >> i & 1) && READ_ONCE(vps[i].s->kernel_l4))
@@ -194,7 +205,8 @@ static u64 remote_vps(const struct vp *vp, u64 mask) {
     return others;
 }
 
-void mm_flush_vps(struct vp *vp, u64 mask) {
+void mm_flush_vps(struct vp *vp, u64 mask)
+{
     if (unlikely(dom->nr_vps > 1)) {
         u64 others = remote_vps(vp, mask);
         if (others) {
@@ -206,7 +218,8 @@ void mm_flush_vps(struct vp *vp, u64 mask) {
         mm_flush_local(vp);
 }
 
-void mm_invlpg_vps(struct vp *vp, u64 mask, u64 va) {
+void mm_invlpg_vps(struct vp *vp, u64 mask, u64 va)
+{
     if (unlikely(!guest_range_ok(va, 1)))
         return;
     if (unlikely(dom->nr_vps > 1)) {
@@ -220,7 +233,8 @@ void mm_invlpg_vps(struct vp *vp, u64 mask, u64 va) {
         invlpg(va);
 }
 
-long mm_read_vcpu_mask(u64 bitmap_va, u64 *mask) {
+long mm_read_vcpu_mask(u64 bitmap_va, u64 *mask)
+{
     /* One word holds all vCPUs that we can have; Xen reads no further than that either. */
     u64 word;
     if (copy_from_guest(&word, bitmap_va, sizeof(word)))

@@ -90,8 +90,7 @@ void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc);
 /* Complete TLB flushes of VP 0; with one VP it tells whether an old translation can still be cached. */
 extern u32 mm_flush_epoch;
 
-/* --- mm.c
- * -------------------------------------------------------------------------------------------------------------- */
+/* --- mm.c --------------------------------------------------------------------------------------------------------- */
 
 struct mm_walk {
     u64 l1_mfn;

@@ -7,7 +7,8 @@
  */
 #include "mm.h"
 
-static long pin_table(struct vp *vp, u64 mfn, u32 level) {
+static long pin_table(struct vp *vp, u64 mfn, u32 level)
+{
     long rc = mm_pin(vp, mfn, level);
     if (unlikely(rc))
         mm_report_refusal(vp, "pin", mfn, rc);
@@ -15,7 +16,8 @@ static long pin_table(struct vp *vp, u64 mfn, u32 level) {
 }
 
 /* A frame about to be written by us: it must be able to be mapped writable. */
-static long clear_page(struct vp *vp, u64 mfn) {
+static long clear_page(struct vp *vp, u64 mfn)
+{
     long rc = mm_get_type(vp, mfn, TRAP_FI_WRITABLE);
     if (rc)
         return rc;
@@ -24,7 +26,8 @@ static long clear_page(struct vp *vp, u64 mfn) {
     return 0;
 }
 
-static long copy_page(struct vp *vp, u64 mfn, u64 src_mfn) {
+static long copy_page(struct vp *vp, u64 mfn, u64 src_mfn)
+{
     if (!mfn_is_ours(src_mfn))
         return E(EINVAL);
     long rc = mm_get_type(vp, mfn, TRAP_FI_WRITABLE);
@@ -35,7 +38,8 @@ static long copy_page(struct vp *vp, u64 mfn, u64 src_mfn) {
     return 0;
 }
 
-static long flush_multi(struct vp *vp, const struct mmuext_op *op) {
+static long flush_multi(struct vp *vp, const struct mmuext_op *op)
+{
     u64 mask;
     if (mm_read_vcpu_mask(op->arg2_vcpumask, &mask))
         return E(EINVAL);
@@ -46,7 +50,8 @@ static long flush_multi(struct vp *vp, const struct mmuext_op *op) {
     return 0;
 }
 
-static long one_op(struct vp *vp, const struct mmuext_op *op) {
+static long one_op(struct vp *vp, const struct mmuext_op *op)
+{
     switch (op->cmd) {
     case MMUEXT_PIN_L1_TABLE:
         return pin_table(vp, op->arg1_mfn, TRAP_FI_L1);
@@ -94,7 +99,8 @@ static long one_op(struct vp *vp, const struct mmuext_op *op) {
     }
 }
 
-long do_mmuext_op(struct vp *vp, u64 ops, u64 nr, u64 done_va, u64 foreigndom) {
+long do_mmuext_op(struct vp *vp, u64 ops, u64 nr, u64 done_va, u64 foreigndom)
+{
     struct mmuext_op batch[MM_BATCH];
     u32 count = (u32)nr, completed = 0, before = 0;
 

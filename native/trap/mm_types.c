@@ -38,7 +38,8 @@ static struct refusal {
 } refusals[TRAP_MAX_VPS];
 static u32 reports_left = 32;
 
-u64 mm_frame_lock(struct vp *vp, u64 mfn) {
+u64 mm_frame_lock(struct vp *vp, u64 mfn)
+{
     u64 fi = fi_load(mfn);
     for (;;) {
         if (unlikely(fi & TRAP_FI_LOCKED)) {
@@ -50,14 +51,15 @@ u64 mm_frame_lock(struct vp *vp, u64 mfn) {
     }
 }
 
-void mm_frame_unlock(u64 mfn) {
+void mm_frame_unlock(u64 mfn)
+{
     __atomic_and_fetch(&frame_info[mfn], ~TRAP_FI_LOCKED, __ATOMIC_RELEASE);
 }
 
-/* --- entries
- * ------------------------------------------------------------------------------------------------------------ */
+/* --- entries ------------------------------------------------------------------------------------------------------ */
 
-u64 mm_fix_entry(u32 level, u64 entry) {
+u64 mm_fix_entry(u32 level, u64 entry)
+{
     /* In ring 1 the guest kernel is a supervisor to the MMU too: its entries are right as they are. */
     if (guest_ring1() || !(entry & PTE_P))
         return entry;
@@ -71,7 +73,8 @@ u64 mm_fix_entry(u32 level, u64 entry) {
     return entry | PTE_US | (level == 4 ? PTE_A : 0);
 }
 
-static long get_leaf(struct vp *vp, u64 entry) {
+static long get_leaf(struct vp *vp, u64 entry)
+{
     u64 mfn = PTE_MFN(entry);
     if (unlikely(!mfn_valid(mfn))) /* what is not RAM is MMIO, except "no frame" */
         return mfn == PTE_MFN(~0ul) ? E(EINVAL) : E(EPERM);
@@ -87,7 +90,8 @@ static long get_leaf(struct vp *vp, u64 entry) {
     }
 }
 
-static void put_leaf(struct vp *vp, u64 entry) {
+static void put_leaf(struct vp *vp, u64 entry)
+{
     u64 mfn = PTE_MFN(entry);
     if (!(entry & PTE_RW) || !mfn_valid(mfn))
         return;
@@ -102,7 +106,8 @@ static void put_leaf(struct vp *vp, u64 entry) {
 #define LINEAR_ENTRY (1ul << TRAP_FI_LINEAR_ENTRIES_SHIFT)
 
 /* An entry of `table` that refers to another table of the same level. */
-static bool get_linear(u32 level, u64 table, u64 entry) {
+static bool get_linear(u32 level, u64 table, u64 entry)
+{
     u64 target = PTE_MFN(entry);
     if (entry & PTE_RW)
         return false;
@@ -126,7 +131,8 @@ static bool get_linear(u32 level, u64 table, u64 entry) {
     return true;
 }
 
-long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry) {
+long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry)
+{
     if (likely(level == 1))
         return get_leaf(vp, entry);
     long rc = mm_get_type(vp, PTE_MFN(entry), level - 1);
@@ -135,7 +141,8 @@ long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry) {
     return rc;
 }
 
-void mm_put_target(struct vp *vp, u32 level, u64 table, u64 entry) {
+void mm_put_target(struct vp *vp, u32 level, u64 table, u64 entry)
+{
     if (likely(level == 1)) {
         put_leaf(vp, entry);
         return;
@@ -150,10 +157,10 @@ void mm_put_target(struct vp *vp, u32 level, u64 table, u64 entry) {
     mm_put_type(vp, target);
 }
 
-/* --- the module's slots of an L4 (section 3)
- * ------------------------------------------------------------------------------ */
+/* --- the module's slots of an L4 (section 3) ---------------------------------------------------------------------- */
 
-static u64 module_slot(u32 slot, bool kernel_root) {
+static u64 module_slot(u32 slot, bool kernel_root)
+{
     u64 own = ((u64 *)mfn_to_va(dom->module_l4))[slot];
     if (kernel_root || guest_ring1())
         return own;
@@ -166,13 +173,15 @@ static u64 module_slot(u32 slot, bool kernel_root) {
 }
 
 /* Whatever the guest left there is overwritten, never followed. */
-static void write_module_slots(u64 l4_mfn, bool kernel_root) {
+static void write_module_slots(u64 l4_mfn, bool kernel_root)
+{
     u64 *l4 = mfn_to_va(l4_mfn);
     for (u32 slot = TRAP_L4_FIRST; slot <= TRAP_L4_LAST; slot++)
         WRITE_ONCE(l4[slot], module_slot(slot, kernel_root));
 }
 
-void mm_make_kernel_root(struct vp *vp, u64 l4_mfn) {
+void mm_make_kernel_root(struct vp *vp, u64 l4_mfn)
+{
     if (likely(fi_load(l4_mfn) & TRAP_FI_KERNEL_ROOT))
         return;
     u64 fi = mm_frame_lock(vp, l4_mfn);
@@ -183,7 +192,8 @@ void mm_make_kernel_root(struct vp *vp, u64 l4_mfn) {
     mm_frame_unlock(l4_mfn);
 }
 
-void mm_make_user_root(struct vp *vp, u64 l4_mfn) {
+void mm_make_user_root(struct vp *vp, u64 l4_mfn)
+{
     if (!(dom->flags & TRAP_DOM_ISOLATE_USER) || guest_ring1() || !(fi_load(l4_mfn) & TRAP_FI_KERNEL_ROOT))
         return;
     bool in_use = false;
@@ -198,11 +208,11 @@ void mm_make_user_root(struct vp *vp, u64 l4_mfn) {
     mm_frame_unlock(l4_mfn);
 }
 
-/* --- validation and release
- * ------------------------------------------------------------------------------------------------ */
+/* --- validation and release --------------------------------------------------------------------------------------- */
 
 /* Drops what the entries of slots [0, end) refer to. */
-static void put_entries(struct vp *vp, u64 mfn, u32 level, u32 end) {
+static void put_entries(struct vp *vp, u64 mfn, u32 level, u32 end)
+{
     u64 *table = mfn_to_va(mfn);
     for (u32 slot = 0; slot < end; slot++) {
         if (level == 4 && is_module_slot(slot))
@@ -213,7 +223,8 @@ static void put_entries(struct vp *vp, u64 mfn, u32 level, u32 end) {
     }
 }
 
-static long validate_table(struct vp *vp, u64 mfn, u32 level) {
+static long validate_table(struct vp *vp, u64 mfn, u32 level)
+{
     u64 *table = mfn_to_va(mfn);
     count_misc(vp, TRAP_COUNT_VALIDATE);
     for (u32 slot = 0; slot < PTES_PER_TABLE; slot++) {
@@ -243,7 +254,8 @@ static long validate_table(struct vp *vp, u64 mfn, u32 level) {
     return 0;
 }
 
-static long validate_descriptors(u64 mfn) {
+static long validate_descriptors(u64 mfn)
+{
     u64 *table = mfn_to_va(mfn);
     for (u32 i = 0; i < PAGE_SIZE / 8; i++) {
         u64 desc = READ_ONCE(table[i]), fixed = desc;
@@ -261,12 +273,14 @@ static long validate_descriptors(u64 mfn) {
  * The guest made its last writable mapping of a frame read-only without a flush, as it may: it expects Xen to see to it
  * that nobody writes the table through an old TLB entry, past the accounting.
  */
-static void flush_stale(struct vp *vp, u64 fi) {
+static void flush_stale(struct vp *vp, u64 fi)
+{
     if (dom->nr_vps > 1 || fi >> TRAP_FI_EPOCH_SHIFT == (READ_ONCE(mm_flush_epoch) & 3))
         mm_flush_vps(vp, ~0ul);
 }
 
-long mm_get_type(struct vp *vp, u64 mfn, u32 type) {
+long mm_get_type(struct vp *vp, u64 mfn, u32 type)
+{
     if (unlikely(!mfn_valid(mfn)))
         return E(EINVAL);
     const bool validates = type != TRAP_FI_WRITABLE;
@@ -308,7 +322,8 @@ long mm_get_type(struct vp *vp, u64 mfn, u32 type) {
     return rc;
 }
 
-void mm_put_type(struct vp *vp, u64 mfn) {
+void mm_put_type(struct vp *vp, u64 mfn)
+{
     u64 fi = fi_load(mfn);
     for (;;) {
         u64 count = fi_count(fi);
@@ -338,15 +353,16 @@ void mm_put_type(struct vp *vp, u64 mfn) {
     }
 }
 
-/* --- pins and roots
- * ------------------------------------------------------------------------------------------------------------------ */
+/* --- pins and roots ----------------------------------------------------------------------------------------------- */
 
-long mm_get_root_type(struct vp *vp, u64 mfn, u32 type) {
+long mm_get_root_type(struct vp *vp, u64 mfn, u32 type)
+{
     refusals[vp->id].level = 0;
     return mm_get_type(vp, mfn, type);
 }
 
-long mm_pin(struct vp *vp, u64 mfn, u32 type) {
+long mm_pin(struct vp *vp, u64 mfn, u32 type)
+{
     long rc = mm_get_root_type(vp, mfn, type);
     if (rc)
         return rc;
@@ -357,7 +373,8 @@ long mm_pin(struct vp *vp, u64 mfn, u32 type) {
     return 0;
 }
 
-long mm_unpin(struct vp *vp, u64 mfn) {
+long mm_unpin(struct vp *vp, u64 mfn)
+{
     if (!mfn_valid(mfn) || fi_owner(fi_load(mfn)) != TRAP_FI_OWNER_DOMAIN ||
         !(__atomic_fetch_and(&frame_info[mfn], ~TRAP_FI_PINNED, __ATOMIC_SEQ_CST) & TRAP_FI_PINNED))
         return E(EINVAL);
@@ -365,7 +382,8 @@ long mm_unpin(struct vp *vp, u64 mfn) {
     return 0;
 }
 
-void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc) {
+void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc)
+{
     if (!READ_ONCE(reports_left))
         return;
     __atomic_sub_fetch(&reports_left, 1, __ATOMIC_RELAXED);

@@ -23,12 +23,14 @@ enum store {
 #define STORE_LOST 1L  /* STORE_IF: the entry holds something else */
 #define STORE_AGAIN 2L /* the frame or the entry changed meanwhile: look again */
 
-static inline bool moves_references(u64 old, u64 new_val) {
+static inline bool moves_references(u64 old, u64 new_val)
+{
     return (old ^ new_val) & ~PTE_FREE_BITS;
 }
 
 /* The store proper. `*old` is what the entry held; with `same_target` it must still agree with the new value. */
-static long exchange_entry(u64 *pte, u64 new_val, enum store how, u64 expected, bool same_target, u64 *old) {
+static long exchange_entry(u64 *pte, u64 new_val, enum store how, u64 expected, bool same_target, u64 *old)
+{
     u64 now = READ_ONCE(*pte), value;
     do {
         if (how == STORE_IF && now != expected)
@@ -42,7 +44,8 @@ static long exchange_entry(u64 *pte, u64 new_val, enum store how, u64 expected, 
 }
 
 static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_val, enum store how, u64 expected,
-                           bool *flush) {
+                           bool *flush)
+{
     u64 *pte = (u64 *)mfn_to_va(mfn) + slot;
     const bool present = new_val & PTE_P;
     /* A change of protection-free bits only (accessed, dirty, NX, software bits) moves no references. */
@@ -81,7 +84,8 @@ static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_
 }
 
 /* A frame that is no table: the lock keeps it from becoming one during the store. */
-static long store_in_page(struct vp *vp, u64 mfn, u32 slot, u64 new_val, enum store how, u64 expected) {
+static long store_in_page(struct vp *vp, u64 mfn, u32 slot, u64 new_val, enum store how, u64 expected)
+{
     u64 old;
     long rc = STORE_AGAIN;
     u64 fi = mm_frame_lock(vp, mfn);
@@ -98,7 +102,8 @@ static long store_in_page(struct vp *vp, u64 mfn, u32 slot, u64 new_val, enum st
  * guest runs on. 0, STORE_LOST or -errno.
  */
 static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_val, enum store how, u64 expected,
-                           bool *flush) {
+                           bool *flush)
+{
     long rc;
     do {
         u64 fi = fi_load(mfn);
@@ -120,17 +125,18 @@ static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_v
     return rc;
 }
 
-long mm_emulated_write(struct vp *vp, u64 mfn, u32 offset, u64 old, u64 new_val) {
+long mm_emulated_write(struct vp *vp, u64 mfn, u32 offset, u64 old, u64 new_val)
+{
     bool flush = false;
     if (!mfn_valid(mfn) || offset >= PAGE_SIZE || offset % 8)
         return E(EINVAL);
     return mm_store_entry(vp, mfn, 1, offset / 8, new_val, STORE_IF, old, &flush);
 }
 
-/* --- mmu_update
- * -------------------------------------------------------------------------------------------------------- */
+/* --- mmu_update --------------------------------------------------------------------------------------------------- */
 
-static long one_update(struct vp *vp, const struct mmu_update *req, bool *flush) {
+static long one_update(struct vp *vp, const struct mmu_update *req, bool *flush)
+{
     const u64 mfn = req->ptr >> PAGE_SHIFT;
     const u32 cmd = req->ptr & 7; /* Xen masks with the size of an entry, not with the four commands */
 
@@ -152,7 +158,8 @@ static long one_update(struct vp *vp, const struct mmu_update *req, bool *flush)
     }
 }
 
-long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom) {
+long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
+{
     struct mmu_update batch[MM_BATCH];
     u32 count = (u32)nr, completed = 0, before = 0;
     const u32 page_owner = foreigndom & 0xffff, table_owner = (u32)foreigndom >> 16;
@@ -194,10 +201,10 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
     return rc;
 }
 
-/* --- update_va_mapping
- * ---------------------------------------------------------------------------------------------------- */
+/* --- update_va_mapping -------------------------------------------------------------------------------------------- */
 
-long do_update_va_mapping(struct vp *vp, u64 va, u64 val, u64 flags) {
+long do_update_va_mapping(struct vp *vp, u64 va, u64 val, u64 flags)
+{
     struct mm_walk walk;
     bool flush = false;
 
