@@ -2,7 +2,8 @@
  * debug registers, FPU. "name=ok" means that the instruction did not trap. */
 #include "pvtest.h"
 
-static void iopl(u32 level) {
+static void iopl(u32 level)
+{
     struct physdev_set_iopl op = {.iopl = level};
 
     kdn("set", level, hc(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &op));
@@ -61,7 +62,8 @@ SNIP(k_iretd, "pushfq; pushq $0x10; pushq $0x20\n" AT "iretq")
     X(cr8, k_cr8)                                                                                                      \
     X(rsm, k_rsm)
 
-CASE(priv_kernel, "priv-kernel", 0) {
+CASE(priv_kernel, "priv-kernel", 0)
+{
 #define ONE(name, fn) probe(#name, fn);
     EACH_PRIV(ONE)
 #undef ONE
@@ -85,7 +87,8 @@ SNIP(u_out, "outb %al, $0x80; int3")
 SNIP(u_fcpuid, "movl $0x40000000, %eax; xorl %ecx, %ecx; ud2; .ascii \"xen\"; cpuid; int3")
 SNIP(u_swapgs, "swapgs; int3")
 SNIP(u_sgdt, "sgdt -16(%rsp); int3")
-CASE(priv_user, "priv-user", 0) {
+CASE(priv_user, "priv-user", 0)
+{
     UPROBE("hlt", u_hlt2);
     UPROBE("invlpg", u_invlpg);
     UPROBE("lgdt", u_lgdt);
@@ -116,7 +119,8 @@ SNIP(k_out, AT "outb %al, $0x80")
 SNIP(k_outl, "movl $0xed, %edx\n" AT "outl %eax, %dx")
 SNIP(k_insb, "movl $0x80, %edx; leaq arg0(%rip), %rdi; movl $4, %ecx\n" AT "rep insb; movq %rcx, res(%rip)")
 SNIP(k_outsb, "movl $0x80, %edx; leaq arg0(%rip), %rsi; movl $4, %ecx\n" AT "rep outsb; movq %rcx, res(%rip)")
-CASE(priv_iopl, "priv-iopl", 0) {
+CASE(priv_iopl, "priv-iopl", 0)
+{
     static const int level[] = {0, 1, 3, 2, 0};
     size_t i;
     struct physdev_set_iopl bad = {.iopl = 4};
@@ -141,7 +145,8 @@ CASE(priv_iopl, "priv-iopl", 0) {
     kd("ptr", hc(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, 0x7000000000));
 }
 
-CASE(priv_ports, "priv-ports", 0) {
+CASE(priv_ports, "priv-ports", 0)
+{
     static const int level[] = {0, 1, 3};
     static u8 map[8192];
     struct physdev_set_iobitmap bm;
@@ -199,13 +204,15 @@ SNIP(k_fpu, AT "fnop")
 SNIP(k_sse, AT "xorps %xmm0, %xmm0")
 SNIP(k_rdfault, "movq arg0(%rip), %rcx; movq (%rcx), %rcx")
 
-static u64 rcr(void (*fn)(void)) {
+static u64 rcr(void (*fn)(void))
+{
     res = 0xbad;
     nrecs = 0;
     return run(fn) ? 0xdead0000 | last()->vec : res;
 }
 
-CASE(cr0, "cr0", 0) {
+CASE(cr0, "cr0", 0)
+{
     u64 cr0 = rcr(k_rcr0), v;
 
     kx("cr0", cr0);
@@ -226,7 +233,8 @@ CASE(cr0, "cr0", 0) {
     kx("cr0", rcr(k_rcr0));
 }
 
-CASE(cr23, "cr2-cr3", 0) {
+CASE(cr23, "cr2-cr3", 0)
+{
     arg0 = 0x7000000128;
     run(k_rdfault);
     kx("cr2", rcr(k_rcr2));
@@ -247,7 +255,8 @@ CASE(cr23, "cr2-cr3", 0) {
     kd("cr3_is_l4", rcr(k_rcr3) == maddr_of((void *)si->pt_base));
 }
 
-CASE(cr4, "cr4", 0) {
+CASE(cr4, "cr4", 0)
+{
     u64 cr4 = rcr(k_rcr4), now;
     int i;
 
@@ -272,7 +281,8 @@ CASE(cr4, "cr4", 0) {
     run(k_wcr4);
 }
 
-CASE(fpu, "fpu", 0) {
+CASE(fpu, "fpu", 0)
+{
     kd("set", hc(__HYPERVISOR_fpu_taskswitch, 1));
     kx("cr0", rcr(k_rcr0));
     kshow("nm", k_fpu);
@@ -293,7 +303,8 @@ SNIP(k_rdmsr, "movl arg0(%rip), %ecx\n" AT "rdmsr; shlq $32, %rdx; orq %rdx, %ra
 SNIP(k_wrmsr, "movl arg0(%rip), %ecx; movl arg1(%rip), %eax; movl arg1+4(%rip), %edx; leaq 1f(%rip), %rsi; movq %rsi, "
               "mark(%rip); 1: wrmsr")
 
-static void rd(u32 msr) {
+static void rd(u32 msr)
+{
     arg0 = msr;
     nrecs = 0;
     res = 0;
@@ -307,7 +318,8 @@ static void rd(u32 msr) {
         out_hex(res);
 }
 
-static void wr(u32 msr, u64 v) {
+static void wr(u32 msr, u64 v)
+{
     arg0 = msr;
     arg1 = v;
     nrecs = 0;
@@ -322,7 +334,8 @@ static void wr(u32 msr, u64 v) {
         out_str("=ok");
 }
 
-CASE(rdmsr, "rdmsr", 0) {
+CASE(rdmsr, "rdmsr", 0)
+{
     static const u32 list[] = {
         0x0,        0x17,       0x1b,       0x2a,       0x3a,       0x48,       0x49,       0x8b,       0xce,
         0xcf,       0xfe,       0x10a,      0x10b,      0x122,      0x140,      0x174,      0x175,      0x176,
@@ -341,7 +354,8 @@ CASE(rdmsr, "rdmsr", 0) {
     probe("tsc", k_rdmsr);
 }
 
-CASE(wrmsr, "wrmsr", 0) {
+CASE(wrmsr, "wrmsr", 0)
+{
     u64 efer;
 
     arg0 = 0xc0000080;
@@ -385,7 +399,8 @@ CASE(wrmsr, "wrmsr", 0) {
 }
 
 /* Forced CPUID: the hypervisor's leaves and those that the policy changes. */
-static void cpuid(u32 leaf, u32 sub, int show) {
+static void cpuid(u32 leaf, u32 sub, int show)
+{
     u32 a = leaf, b, c = sub, d;
 
     __asm__ volatile("ud2; .ascii \"xen\"; cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
@@ -407,7 +422,8 @@ static void cpuid(u32 leaf, u32 sub, int show) {
         out_hex(d);
 }
 
-CASE(cpuid_xen, "cpuid-xen", 0) {
+CASE(cpuid_xen, "cpuid-xen", 0)
+{
     cpuid(0x40000000, 0, 15);
     cpuid(0x40000001, 0, 15);
     cpuid(0x40000002, 0, 15);
@@ -421,7 +437,8 @@ CASE(cpuid_xen, "cpuid-xen", 0) {
     cpuid(0x4fffffff, 0, 15);
 }
 
-CASE(cpuid_policy, "cpuid-policy", 0) {
+CASE(cpuid_policy, "cpuid-policy", 0)
+{
     cpuid(0, 0, 15);
     cpuid(1, 0, 1 | 4 | 8);
     cpuid(5, 0, 15);
@@ -443,7 +460,8 @@ SNIP(k_fcpuid, "pushq %rbx; xorl %eax, %eax; xorl %ecx, %ecx; leaq 1f(%rip), %rd
                "mark_rsp(%rip); 1: ud2; .ascii \"xen\"; .byte 0x0f, 0xa2; popq %rbx; movq %rcx, res(%rip)")
 SNIP(k_frdtsc, AT "ud2; .ascii \"xen\"; rdtsc")
 SNIP(k_fother, AT "ud2; .ascii \"xeo\"; .byte 0x0f, 0xa2")
-CASE(cpuid_forced, "cpuid-forced", 0) {
+CASE(cpuid_forced, "cpuid-forced", 0)
+{
     probe("cpuid", k_fcpuid);
     kshow("rdtsc", k_frdtsc);
     kshow("other", k_fother);
@@ -457,7 +475,8 @@ SNIP(k_wdr0, "movq arg0(%rip), %rcx\n" AT "movq %rcx, %dr0")
 SNIP(k_nop3,
      "leaq 77f(%rip), %rax; movq %rax, mark(%rip); movq %rsp, mark_rsp(%rip); .globl k_watch; k_watch: nop; 77: nop")
 extern char k_watch[];
-CASE(debugreg, "debugreg", 0) {
+CASE(debugreg, "debugreg", 0)
+{
     static const struct {
         u32 reg;
         u64 val;
@@ -507,14 +526,16 @@ CASE(debugreg, "debugreg", 0) {
 }
 
 /* --- segment bases ----------------------------------------------------------------------------------- */
-static u64 rdm(u32 msr) {
+static u64 rdm(u32 msr)
+{
     arg0 = msr;
     res = 0xbad;
     run(k_rdmsr);
     return res;
 }
 
-CASE(segbase, "segment-base", 0) {
+CASE(segbase, "segment-base", 0)
+{
     static const u64 base[] = {0x123456789000, 1ul << 63, 0xffff880000000000, 0xffff800000000000, 0};
     static const u32 msr[] = {0xc0000100, 0xc0000102, 0xc0000101};
     size_t i, w;
@@ -538,7 +559,8 @@ CASE(segbase, "segment-base", 0) {
 
 SNIP(u_gs, "movq %gs:0, %rax; movl %gs, %ecx; movq %fs:0, %rdx; int3")
 SNIP(k_gs, "movq %gs:0, %rcx; movq %rcx, res(%rip)")
-CASE(segbase_use, "segment-base-user", 0) {
+CASE(segbase_use, "segment-base-user", 0)
+{
     static u64 kv = 0x6b;
     struct uregs u;
 
@@ -562,7 +584,8 @@ CASE(segbase_use, "segment-base-user", 0) {
 }
 
 /* --- stack_switch ------------------------------------------------------------------------------------- */
-CASE(stack_switch, "stack-switch", 0) {
+CASE(stack_switch, "stack-switch", 0)
+{
     static const u16 ss[] = {0xe02b, 0xe028, 0, 0x3, 0xe033};
     size_t i;
 

@@ -3,7 +3,8 @@
 
 extern u8 sod_shared[PAGE_SIZE];
 
-CASE(sod_regs, "start-regs", 0) {
+CASE(sod_regs, "start-regs", 0)
+{
     static const char *const name[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11",
                                        "r12", "r13", "r14", "r15", "fl",  "cs",  "ss",  "ds",  "es", "fs", "gs"};
     int i;
@@ -17,7 +18,8 @@ CASE(sod_regs, "start-regs", 0) {
             kx(name[i], boot_regs[i]);
 }
 
-CASE(sod_info, "start-info", 0) {
+CASE(sod_info, "start-info", 0)
+{
     u64 end = ((u64)image_end - virt_base) >> 12, p2m = (si->mfn_list - virt_base) >> 12;
     u64 info = ((u64)si - virt_base) >> 12, *m2p = (u64 *)HYPERVISOR_VIRT_START;
 
@@ -40,7 +42,8 @@ CASE(sod_info, "start-info", 0) {
     kd("m2p_own", m2p[mfn_of(si)] == info);
 }
 
-static int bit_count(u64 v) {
+static int bit_count(u64 v)
+{
     int n = 0;
 
     for (; v; v &= v - 1)
@@ -48,7 +51,8 @@ static int bit_count(u64 v) {
     return n;
 }
 
-CASE(sod_shared, "start-shared", 0) {
+CASE(sod_shared, "start-shared", 0)
+{
     shared_info_t *s = (shared_info_t *)sod_shared;
     int i, masked = 0, others = 0, evmasked = 0, pending = 0;
 
@@ -73,7 +77,8 @@ CASE(sod_shared, "start-shared", 0) {
     kx("frame_list", s->arch.pfn_to_mfn_frame_list_list);
 }
 
-static void entry_flags(const char *name, const void *va) {
+static void entry_flags(const char *name, const void *va)
+{
     int l;
 
     kpfx = name;
@@ -85,7 +90,8 @@ static void entry_flags(const char *name, const void *va) {
     kpfx = 0;
 }
 
-CASE(sod_pt, "start-pt", 0) {
+CASE(sod_pt, "start-pt", 0)
+{
     u64 *l4 = (u64 *)si->pt_base, end = virt_base;
     int i, low = 0, xen = 0, high = 0;
 
@@ -110,7 +116,8 @@ CASE(sod_pt, "start-pt", 0) {
     kd("left_kib", (end - (si->pt_base + (si->nr_pt_frames + 1) * PAGE_SIZE)) >> 10 >= 512);
 }
 
-CASE(sod_hypercall_page, "start-hypercall-page", 0) {
+CASE(sod_hypercall_page, "start-hypercall-page", 0)
+{
     static const int nr[] = {0, 1, 22, 23, 24, 63, 127};
     size_t i;
     int b;
@@ -127,7 +134,8 @@ CASE(sod_hypercall_page, "start-hypercall-page", 0) {
     }
 }
 
-CASE(sod_ports, "start-ports", 0) {
+CASE(sod_ports, "start-ports", 0)
+{
     int p;
 
     for (p = 0; p < 5; p++) {

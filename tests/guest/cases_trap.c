@@ -5,7 +5,8 @@
 static u64 gdt_page[512] __attribute__((aligned(4096)));
 
 /* A GDT of our own: 0x08 code64 DPL0, 0x10 data DPL0, 0x18 not present data, 0x20 data DPL3. */
-long gdt_use(void) {
+long gdt_use(void)
+{
     u64 frame = mfn_of(gdt_page);
 
     set_rw(gdt_page);
@@ -17,7 +18,8 @@ long gdt_use(void) {
     return hc(__HYPERVISOR_set_gdt, &frame, 512);
 }
 
-void gdt_drop(void) {
+void gdt_drop(void)
+{
     hc(__HYPERVISOR_set_gdt, 0, 0);
     set_rw(gdt_page);
 }
@@ -37,26 +39,30 @@ SNIP(k_db,
      "leaq 1f(%rip), %rax; movq %rax, mark(%rip); movq %rsp, mark_rsp(%rip); pushfq; orq $0x100, (%rsp); popfq; nop; "
      "1: nop; pushfq; andq $~0x100, (%rsp); popfq")
 
-CASE(trap_de, "trap-kernel-de-ud-gp", 0) {
+CASE(trap_de, "trap-kernel-de-ud-gp", 0)
+{
     kshow("de", k_de);
     kshow("ud", k_ud);
     kshow("gp", k_hlt);
     kshow("nc", k_noncanon);
 }
 
-CASE(trap_bp, "trap-kernel-bp-of", 0) {
+CASE(trap_bp, "trap-kernel-bp-of", 0)
+{
     kshow("int3", k_bp);
     kshow("cd3", k_int3);
     kshow("cd4", k_int4);
 }
 
-CASE(trap_db, "trap-kernel-db", 0) {
+CASE(trap_db, "trap-kernel-db", 0)
+{
     kshow("tf", k_db);
     kx("dr6", hc(__HYPERVISOR_get_debugreg, 6));
     hc(__HYPERVISOR_set_debugreg, 6, 0xffff0ff0);
 }
 
-CASE(trap_np, "trap-kernel-np-ss", 0) {
+CASE(trap_np, "trap-kernel-np-ss", 0)
+{
     kd("set", gdt_use());
     kshow("np", k_np);
     kshow("gp", k_gpsel);
@@ -68,7 +74,8 @@ SNIP(k_read, "movq arg0(%rip), %rcx\n" AT "movq (%rcx), %rcx")
 SNIP(k_write, "movq arg0(%rip), %rcx\n" AT "movq $1, (%rcx)")
 SNIP(k_jump, "movq arg0(%rip), %rcx; movq %rcx, mark(%rip); leaq -8(%rsp), %rax; movq %rax, mark_rsp(%rip); call *%rcx")
 
-CASE(trap_pf, "trap-kernel-pf", 0) {
+CASE(trap_pf, "trap-kernel-pf", 0)
+{
     u8 *p = page_alloc();
 
     arg0 = 0x7000000000;
@@ -94,7 +101,8 @@ SNIP(k_regs, "pushq %rbx; pushq %rbp; pushq %r12; pushq %r13; pushq %r14; pushq 
              "movl $3, %esi; movl $4, %edi; movl $5, %ebp; movl $6, %r8d; movl $7, %r9d; movl $8, %r10d; movl $9, "
              "%r11d; movl $10, %r12d; movl $11, %r13d; movl $12, %r14d; movl $13, %r15d; movl $14, %ecx\n"
              "std; ud2")
-CASE(trap_regs, "trap-registers", 0) {
+CASE(trap_regs, "trap-registers", 0)
+{
     struct rec *r;
 
     run(k_regs);
@@ -110,7 +118,8 @@ CASE(trap_regs, "trap-registers", 0) {
     kd("words", ((r->rsp & -16ul) - r->frame) / 8);
 }
 
-CASE(trap_live, "trap-live-selectors", NORING1) {
+CASE(trap_live, "trap-live-selectors", NORING1)
+{
     run(k_ud);
     kx("cs", last()->live_cs);
     kx("ss", last()->live_ss);
@@ -132,7 +141,8 @@ SNIP(u_int45, ".byte 0xcd, 0x45")
 /* QEMU 7.2 reports a refused "int n" with the error code of 2n, and Xen believes it: give
  * n and 2n the same gate and print which of "delivered" and "refused" came, not the number.
  * n = 0x41 DPL 3, 0x42 DPL 1, 0x43 DPL 0, 0x44 DPL 3 masking events, 0x45 no handler. */
-static void int_gates(void) {
+static void int_gates(void)
+{
     static const u8 flags[] = {3, 1, 0, 3 | 4};
     int i;
 
@@ -144,7 +154,8 @@ static void int_gates(void) {
     }
 }
 
-static void int_show(const char *name, u64 n) {
+static void int_show(const char *name, u64 n)
+{
     struct rec *r = last();
 
     if (r->vec == n || r->vec == 2 * n)
@@ -154,13 +165,15 @@ static void int_show(const char *name, u64 n) {
     show_as(name, r);
 }
 
-static void int_k(const char *name, void (*fn)(void), u64 n) {
+static void int_k(const char *name, void (*fn)(void), u64 n)
+{
     nrecs = 0;
     run(fn);
     int_show(name, n);
 }
 
-static void int_u(const char *name, void *code, void *end, u64 n) {
+static void int_u(const char *name, void *code, void *end, u64 n)
+{
     struct uregs u;
 
     user_prepare(code, end, &u);
@@ -169,7 +182,8 @@ static void int_u(const char *name, void *code, void *end, u64 n) {
     int_show(name, n);
 }
 
-CASE(trap_intn, "trap-kernel-int-n", 0) {
+CASE(trap_intn, "trap-kernel-int-n", 0)
+{
     int_gates();
     int_k("dpl3", k_int41, 0x41);
     int_k("dpl1", k_int42, 0x42);
@@ -178,7 +192,8 @@ CASE(trap_intn, "trap-kernel-int-n", 0) {
     int_k("none", k_int45, 0x45);
 }
 
-CASE(user_intn, "user-int-n", 0) {
+CASE(user_intn, "user-int-n", 0)
+{
     int_gates();
     int_u("dpl3", (void *)u_int41, u_int41_end, 0x41);
     int_u("dpl1", (void *)u_int42, u_int42_end, 0x42);
@@ -187,7 +202,8 @@ CASE(user_intn, "user-int-n", 0) {
     int_u("none", (void *)u_int45, u_int45_end, 0x45);
 }
 
-CASE(trap_mask, "trap-event-mask", 0) {
+CASE(trap_mask, "trap-event-mask", 0)
+{
     vi->evtchn_upcall_mask = 0;
     kshow("unmasked", k_ud);
     trap_set(6, 4, trap_stubs[6]);
@@ -206,7 +222,8 @@ CASE(trap_mask, "trap-event-mask", 0) {
 }
 
 /* set_trap_table: partial tables, a zero address ends one, addresses must be canonical. */
-CASE(trap_table, "trap-table", 0) {
+CASE(trap_table, "trap-table", 0)
+{
     trap_info_t t[4];
 
     mem_set(t, 0, sizeof(t));
@@ -235,7 +252,8 @@ SNIP(u_nc, "movq $1, %rcx; shlq $63, %rcx; movq (%rcx), %rcx")
 SNIP(u_np, "movl $0x1b, %ecx; movl %ecx, %ds")
 SNIP(u_tf, "pushfq; orq $0x100, (%rsp); popfq; nop; nop")
 SNIP(u_ac, "pushfq; orq $0x40000, (%rsp); popfq; movq $0x40001001, %rcx; movq (%rcx), %rcx; int3")
-CASE(user_exc, "user-exceptions", 0) {
+CASE(user_exc, "user-exceptions", 0)
+{
     gdt_use();
     USHOW("de", u_de);
     USHOW("ud", u_ud);
@@ -245,7 +263,8 @@ CASE(user_exc, "user-exceptions", 0) {
     gdt_drop();
 }
 
-CASE(user_bp, "user-bp-of-db", 0) {
+CASE(user_bp, "user-bp-of-db", 0)
+{
     USHOW("int3", u_bp);
     USHOW("cd3", u_int3);
     USHOW("cd4", u_int4);
@@ -264,7 +283,8 @@ SNIP(u_kern, "movq $0x40006000, %rcx; movq (%rcx), %rcx; int3")
 SNIP(u_text, "movq $0xffffffff80100000, %rcx; movq (%rcx), %rcx")
 SNIP(u_m2p, "movq $0xffff800000000000, %rcx; movq (%rcx), %rcx; int3")
 SNIP(u_xen, "movq $0xffff820000000000, %rcx; movq (%rcx), %rcx; int3")
-CASE(user_pf, "user-pf", 0) {
+CASE(user_pf, "user-pf", 0)
+{
     USHOW("rnone", u_rnone);
     USHOW("wnone", u_wnone);
     USHOW("wro", u_wro);
@@ -273,13 +293,15 @@ CASE(user_pf, "user-pf", 0) {
     USHOW("xen", u_xen);
 }
 
-CASE(user_kernel_page, "user-reads-kernel-page", NORING1) {
+CASE(user_kernel_page, "user-reads-kernel-page", NORING1)
+{
     USHOW("ukern", u_kern);
     USHOW("text", u_text);
 }
 
 SNIP(u_int80, ".byte 0xcd, 0x80")
-CASE(user_int80, "user-int80", 0) {
+CASE(user_int80, "user-int80", 0)
+{
     USHOW("int80", u_int80);
     trap_set(0x80, 3 | 4, trap_stubs[0x80]);
     USHOW("masking", u_int80);
@@ -293,7 +315,8 @@ CASE(user_int80, "user-int80", 0) {
 }
 
 /* What a user program's registers look like in the handler of an exception. */
-CASE(user_regs, "user-registers", 0) {
+CASE(user_regs, "user-registers", 0)
+{
     struct uregs u;
     struct rec *r;
 
@@ -315,7 +338,8 @@ CASE(user_regs, "user-registers", 0) {
 SNIP(u_syscall, "movl $39, %eax; nop; syscall")
 SNIP(u_syscall_tf, "pushfq; orq $0x500, (%rsp); popfq; syscall; nop")
 SNIP(u_sysenter, "movl $39, %eax; sysenter")
-CASE(user_syscall, "user-syscall", 0) {
+CASE(user_syscall, "user-syscall", 0)
+{
     struct uregs u;
     struct rec *r;
 
@@ -339,7 +363,8 @@ CASE(user_syscall, "user-syscall", 0) {
     hc(__HYPERVISOR_set_debugreg, 6, 0xffff0ff0);
 }
 
-CASE(user_sysenter, "user-sysenter", 0) {
+CASE(user_sysenter, "user-sysenter", 0)
+{
     USHOW("long", u_sysenter);
 }
 
@@ -348,7 +373,8 @@ SNIP(c_syscall, ".byte 0xb8, 39, 0, 0, 0, 0x0f, 0x05")
 SNIP(c_sysenter, ".byte 0xb8, 39, 0, 0, 0, 0x0f, 0x34")
 SNIP(c_int80, ".byte 0xb8, 39, 0, 0, 0, 0xcd, 0x80")
 SNIP(c_ud, ".byte 0x0f, 0x0b")
-static void compat(const char *name, void *code, void *end) {
+static void compat(const char *name, void *code, void *end)
+{
     struct uregs u;
 
     user_prepare(code, end, &u);
@@ -358,7 +384,8 @@ static void compat(const char *name, void *code, void *end) {
     show_as(name, last());
 }
 
-CASE(compat_calls, "compat-syscall", 0) {
+CASE(compat_calls, "compat-syscall", 0)
+{
     struct rec *r;
 
     compat("ud", (void *)c_ud, c_ud_end);
@@ -369,7 +396,8 @@ CASE(compat_calls, "compat-syscall", 0) {
     kx("r11", r->r11 & ~0x8d5ul);
 }
 
-CASE(compat_sysenter, "compat-sysenter", 0) {
+CASE(compat_sysenter, "compat-sysenter", 0)
+{
     struct uregs u;
 
     user_prepare((void *)c_sysenter, c_sysenter_end, &u);
@@ -380,7 +408,8 @@ CASE(compat_sysenter, "compat-sysenter", 0) {
 
 /* --- HYPERVISOR_iret ---------------------------------------------------------------------- */
 SNIP(u_getregs, "movq %rcx, %r8; movq %r11, %r9; ud2")
-CASE(iret_user, "iret-user", 0) {
+CASE(iret_user, "iret-user", 0)
+{
     static const u64 fl[] = {0x2, 0x202, 0x3202, 0x20202, 0x10202, 0x40202, 0x4202, 0x200202, 0x80202};
     struct uregs u;
     struct rec *r;
@@ -411,7 +440,8 @@ CASE(iret_user, "iret-user", 0) {
     }
 }
 
-CASE(iret_user_selectors, "iret-user-selectors", 0) {
+CASE(iret_user_selectors, "iret-user-selectors", 0)
+{
     static const u16 cs[] = {0x3, 0xe033, 0xe02b, 0x1b, 0xdffb};
     static const u16 ss[] = {0x3, 0x23, 0x1b, 0xe033, 0xe02b, 0xe028};
     struct uregs u;
@@ -451,7 +481,8 @@ CASE(iret_user_selectors, "iret-user-selectors", 0) {
     gdt_drop();
 }
 
-static void kernel_iret(const char *name, u64 cs, u64 ss, u64 rflags, u64 rip, u64 flags) {
+static void kernel_iret(const char *name, u64 cs, u64 ss, u64 rflags, u64 rip, u64 flags)
+{
     struct uregs u;
 
     mem_set(&u, 0, sizeof(u));
@@ -474,7 +505,8 @@ static void kernel_iret(const char *name, u64 cs, u64 ss, u64 rflags, u64 rip, u
 }
 
 SNIP(k_onlyud, "ud2")
-CASE(iret_kernel, "iret-kernel", 0) {
+CASE(iret_kernel, "iret-kernel", 0)
+{
     u64 rip = (u64)k_onlyud;
 
     kernel_iret("if1", 0xe030, 0xe028, 0x202, rip, 0);
@@ -492,7 +524,8 @@ CASE(iret_kernel, "iret-kernel", 0) {
 /* A plain iretq within the kernel, as small kernels do it after forcing RPL 3. */
 SNIP(k_iretq, "movl %ss, %eax; orl $3, %eax; pushq %rax; leaq 8(%rsp), %rcx; pushq %rcx; pushfq; pushq $0xe033; leaq "
               "1f(%rip), %rcx; pushq %rcx; iretq; 1: movq $1, res(%rip)")
-CASE(iretq, "iretq-rpl3", NORING1) {
+CASE(iretq, "iretq-rpl3", NORING1)
+{
     probe("plain", k_iretq);
     kd("res", res);
 }

@@ -6,7 +6,8 @@ extern const struct pvcase cases_start[], cases_end[];
 u8 sod_shared[PAGE_SIZE]; /* shared_info as it was at the start */
 static u8 sh_page[PAGE_SIZE] __attribute__((aligned(4096)));
 
-static int matches(const char *word, size_t n, const struct pvcase *c) {
+static int matches(const char *word, size_t n, const struct pvcase *c)
+{
     size_t i;
 
     if (n == 3 && mem_eq(word, "all", 3))
@@ -20,7 +21,8 @@ static int matches(const char *word, size_t n, const struct pvcase *c) {
     return !c->name[n];
 }
 
-static int has_prefix(const char *word, size_t n, const char *p) {
+static int has_prefix(const char *word, size_t n, const char *p)
+{
     size_t i;
 
     for (i = 0; p[i]; i++)
@@ -30,7 +32,8 @@ static int has_prefix(const char *word, size_t n, const char *p) {
 }
 
 /* What every case finds and may leave otherwise. */
-static void case_reset(void) {
+static void case_reset(void)
+{
     struct physdev_set_iopl iopl = {.iopl = 0};
 
     trap_hook = 0;
@@ -44,7 +47,8 @@ static void case_reset(void) {
 }
 
 void kmain(start_info_t *info);
-void kmain(start_info_t *info) {
+void kmain(start_info_t *info)
+{
     const char *p, *word;
     const struct pvcase *c;
 
@@ -54,6 +58,9 @@ void kmain(start_info_t *info) {
         shutdown(SHUTDOWN_crash);
     vi = &sh->vcpu_info[0];
     mem_copy(sod_shared, sh, PAGE_SIZE);
+    /* The console's and the store's events would be counted as upcalls of the cases. */
+    if (!(si->flags & SIF_INITDOMAIN))
+        sh->evtchn_mask[0] |= 1ul << (si->console.domU.evtchn & 63) | 1ul << (si->store_evtchn & 63);
     case_reset();
     if (si->flags & SIF_INITDOMAIN)
         con_select(1, 0);
@@ -87,6 +94,7 @@ void kmain(start_info_t *info) {
     shutdown(SHUTDOWN_poweroff);
 }
 
-CASE(hello, "hello", 0) {
+CASE(hello, "hello", 0)
+{
     kd("ok", 1);
 }

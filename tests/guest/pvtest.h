@@ -40,7 +40,8 @@ typedef uint8_t u8;
 #define MFN_MASK 0x000ffffffffff000ul
 
 /* --- hypercalls (lib.c) ------------------------------------------------------------ */
-static inline long hc5(long nr, u64 a, u64 b, u64 c, u64 d, u64 e) {
+static inline long hc5(long nr, u64 a, u64 b, u64 c, u64 d, u64 e)
+{
     long r = nr;
     register u64 r10 __asm__("r10") = d;
     register u64 r8 __asm__("r8") = e;

@@ -24,12 +24,14 @@ struct frame { /* what trap_common pushed, lowest address first */
     u64 words[16]; /* rcx, r11, [error code], rip, cs, rflags, rsp, ss */
 };
 
-static int has_ec(u64 vec) {
+static int has_ec(u64 vec)
+{
     return vec == 8 || (vec >= 10 && vec <= 14) || vec == 17 || vec == 21;
 }
 
 /* Event upcall: note and clear what is pending, as a guest would. */
-static void ev_take(void) {
+static void ev_take(void)
+{
     u64 sel, bits;
     int i, b;
 
@@ -51,7 +53,8 @@ static void ev_take(void) {
 }
 
 void trap_c(struct frame *t);
-void trap_c(struct frame *t) {
+void trap_c(struct frame *t)
+{
     struct rec *r = &recs[nrecs < 63 ? nrecs : 63];
     u64 *w = t->words;
     struct iret_context *f = &t->iret;
@@ -130,7 +133,8 @@ void trap_c(struct frame *t) {
     shutdown(SHUTDOWN_crash);
 }
 
-long trap_set(int vec, int flags, u64 address) {
+long trap_set(int vec, int flags, u64 address)
+{
     trap_info_t t[2];
 
     mem_set(t, 0, sizeof(t));
@@ -141,7 +145,8 @@ long trap_set(int vec, int flags, u64 address) {
     return hc(__HYPERVISOR_set_trap_table, t);
 }
 
-long callback(u16 type, u16 flags, void *address) {
+long callback(u16 type, u16 flags, void *address)
+{
     struct callback_register c = {.type = type, .flags = flags, .address = (xen_callback_t)address};
 
     return hc(__HYPERVISOR_callback_op, CALLBACKOP_register, &c);
@@ -149,7 +154,8 @@ long callback(u16 type, u16 flags, void *address) {
 
 /* The table that every case starts from: all vectors, DPL 3 for 3, 4 and 0x80..0x8f,
  * DPL 1 for 0x90..0x9f, else 0; no vector masks events but 0xa0..0xaf. */
-void traps_reset(void) {
+void traps_reset(void)
+{
     static trap_info_t t[257];
     int i;
 
@@ -165,7 +171,8 @@ void traps_reset(void) {
         fatal("set_trap_table");
 }
 
-void traps_init(void) {
+void traps_init(void)
+{
     traps_reset();
     if (callback(CALLBACKTYPE_event, 0, event_stub) || callback(CALLBACKTYPE_failsafe, 0, failsafe_stub))
         fatal("callback_op");
@@ -175,22 +182,26 @@ void traps_init(void) {
     callback(CALLBACKTYPE_nmi, 0, nmi_stub);
 }
 
-void expect(void) {
+void expect(void)
+{
     nrecs = 0;
     ev_log = 0;
     mark = 0;
     mem_set(recs, 0, sizeof(recs));
 }
 
-struct rec *last(void) {
+struct rec *last(void)
+{
     return &recs[nrecs > 0 ? nrecs - 1 : 0];
 }
 
-static void call0(void *fn) {
+static void call0(void *fn)
+{
     ((void (*)(void))fn)();
 }
 
-int run(void (*fn)(void)) {
+int run(void (*fn)(void))
+{
     return try_call(call0, (void *)fn);
 }
 
@@ -198,7 +209,8 @@ u64 res, arg0, arg1;
 
 /* The facts of one delivery: rip and sp relative to the marked instruction, flags without
  * the arithmetic ones, "depth" the frame's words below an interrupted kernel stack. */
-void show(const struct rec *r) {
+void show(const struct rec *r)
+{
     kd("vec", r->vec);
     if (r->has_ec)
         kx("ec", r->ec);
@@ -218,13 +230,15 @@ void show(const struct rec *r) {
         kd("depth", ((r->rsp & -16ul) - r->frame) / 8);
 }
 
-void show_as(const char *name, const struct rec *r) {
+void show_as(const char *name, const struct rec *r)
+{
     kpfx = name;
     show(r);
     kpfx = 0;
 }
 
-void probe_result(const char *name, const struct rec *r) {
+void probe_result(const char *name, const struct rec *r)
+{
     out_str(" ");
     out_str(name);
     if (!r) {
@@ -237,7 +251,8 @@ void probe_result(const char *name, const struct rec *r) {
         out_str(":"), out_hex(r->ec);
 }
 
-int probe(const char *name, void (*fn)(void)) {
+int probe(const char *name, void (*fn)(void))
+{
     nrecs = 0;
     res = 0;
     if (run(fn)) {
@@ -248,7 +263,8 @@ int probe(const char *name, void (*fn)(void)) {
     return 0;
 }
 
-void kshow(const char *name, void (*fn)(void)) {
+void kshow(const char *name, void (*fn)(void))
+{
     nrecs = 0;
     res = 0;
     run(fn);

@@ -6,16 +6,19 @@ u8 *u_code, *u_data, *u_stack;
 u64 *user_l4, *user_l3, *user_l2, *user_l1;
 static u8 trap_stack[16384] __attribute__((aligned(4096)));
 
-static void user_map(u64 va, void *page, u64 flags) {
+static void user_map(u64 va, void *page, u64 flags)
+{
     user_l1[va >> 12 & 511] = mfn_of(page) << 12 | flags;
 }
 
-void user_stack(void) {
+void user_stack(void)
+{
     if (hc(__HYPERVISOR_stack_switch, FLAT_KERNEL_SS, trap_stack + sizeof(trap_stack)))
         fatal("stack_switch");
 }
 
-void user_init(void) {
+void user_init(void)
+{
     u64 *k4 = (u64 *)si->pt_base;
 
     user_stack();
@@ -53,7 +56,8 @@ void user_init(void) {
         fatal("NEW_USER_BASEPTR");
 }
 
-void user_prepare(const void *code, const void *end, struct uregs *u) {
+void user_prepare(const void *code, const void *end, struct uregs *u)
+{
     user_init();
     mem_set(u_code, 0xcc, PAGE_SIZE);
     mem_copy(u_code, code, (const u8 *)end - (const u8 *)code);
@@ -74,7 +78,8 @@ void user_prepare(const void *code, const void *end, struct uregs *u) {
     mark_rsp = u->rsp;
 }
 
-static void enter(void *p) {
+static void enter(void *p)
+{
     struct uregs *u = p;
     struct iret_regs r;
 
@@ -96,15 +101,18 @@ static void enter(void *p) {
     iret_to(&r);
 }
 
-int user_run(struct uregs *u) {
+int user_run(struct uregs *u)
+{
     return try_call(enter, u);
 }
 
-long frame_depth(const struct rec *r) { /* words from the stack of stack_switch to the frame */
+long frame_depth(const struct rec *r)
+{ /* words from the stack of stack_switch to the frame */
     return ((u64)trap_stack + sizeof(trap_stack) - r->frame) / 8;
 }
 
-void user_show(const char *name, const void *code, const void *end) {
+void user_show(const char *name, const void *code, const void *end)
+{
     struct uregs u;
 
     user_prepare(code, end, &u);
@@ -116,7 +124,8 @@ void user_show(const char *name, const void *code, const void *end) {
     kpfx = 0;
 }
 
-void user_probe(const char *name, const void *code, const void *end) {
+void user_probe(const char *name, const void *code, const void *end)
+{
     struct uregs u;
 
     user_prepare(code, end, &u);

@@ -79,7 +79,7 @@ function boot(args, { idle, total, onLine }) {
 /**
  * Runs guests as domUs. Each: {name, kernel, cmdline, memory?, seconds?, ramdisk?}. Resolves to one
  * {name, state, lines, xen} per guest: state is shutdown, crashed, timeout (xl still saw it running), refused
- * (xl create failed) or lost (the machine did not get that far); xen is what the hypervisor logged meanwhile.
+ * (xl create failed), gone (the domain vanished) or lost (the machine did not get that far); xen is what the hypervisor logged meanwhile.
  */
 export async function runGuests(guests, { verbose = false } = {}) {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'oracle-'));
@@ -108,6 +108,8 @@ export async function runGuests(guests, { verbose = false } = {}) {
         'on_poweroff="preserve"',
         'on_reboot="preserve"',
         'on_crash="preserve"',
+        'on_watchdog="preserve"',
+        'on_soft_reset="preserve"',
       ];
       writeFileSync(path.join(top, `${id}.cfg`), `${cfg.join('\n')}\n`);
       writeFileSync(path.join(top, `${id}.wait`), `${guest.seconds ?? 20}\n`);

@@ -8,7 +8,7 @@
 import path from 'node:path';
 import { build, runDom0, runGuests } from './lab.mjs';
 
-const option = { mode: 'domu', verbose: false, ramdisk: undefined, memory: undefined, seconds: 60 };
+const option = { mode: 'domu', verbose: false, ramdisk: undefined, memory: undefined, seconds: 25 };
 const words = process.argv.slice(2);
 while (words[0]?.startsWith('--')) {
   const word = words.shift();
