@@ -116,7 +116,7 @@ export async function buildDomain(options: BuildOptions): Promise<BuiltDomain> {
   });
   const write = async (address: number, bytes: Uint8Array): Promise<void> => {
     for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
-      memory.write(address + at, bytes.subarray(at, at + PIECE_BYTES));
+      memory.writeSparse(address + at, bytes.subarray(at, at + PIECE_BYTES));
       await yieldToEventLoop();
     }
   };

@@ -8,6 +8,8 @@
  */
 
 const PAGE_SIZE = 4096;
+/** The stretch that is looked at as a whole for being zero. */
+const ZEROES = Buffer.alloc(16 * PAGE_SIZE);
 
 /** `count` frames whose pfns and mfns both ascend by one. */
 export interface PfnRun {
@@ -101,6 +103,28 @@ export class DomainMemory {
     this.forEachPiece(address, bytes.length, (gpa, at, size) => {
       this.ram.copyIn(gpa, bytes.subarray(at, at + size));
     });
+  }
+
+  /**
+   * Writes bytes that may be zero for long stretches, as a kernel's segments are where they include its bss: those are
+   * not written, and so take no memory from the host, if memory holds zeroes already.
+   */
+  writeSparse(address: number, bytes: Uint8Array): void {
+    if (!this.zeroed) {
+      this.write(address, bytes);
+      return;
+    }
+    let start = 0;
+    const flush = (end: number): void => {
+      if (end > start) this.write(address + start, bytes.subarray(start, end));
+    };
+    for (let at = 0; at < bytes.length; at += ZEROES.length) {
+      const piece = bytes.subarray(at, at + ZEROES.length);
+      if (ZEROES.compare(piece, 0, piece.length, 0, piece.length) !== 0) continue;
+      flush(at);
+      start = at + piece.length;
+    }
+    flush(bytes.length);
   }
 
   /** Makes bytes at a pseudo-physical byte address zero. */

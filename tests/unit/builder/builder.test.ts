@@ -314,6 +314,26 @@ describe('the machine-to-physical table', () => {
   });
 });
 
+test.each([true, false])('zeroes are not written into memory that holds them (%s)', (zeroed) => {
+  const runs = runsWithHole(1000, 50, 100, 7);
+  const ram = new FakeMemory(runs);
+  const memory = new DomainMemory(ram, runs, zeroed);
+  const bytes = Buffer.alloc(900 * 4096 + 10);
+  for (const at of [5, 40 * 4096, 300 * 4096 + 17, 899 * 4096]) bytes[at] = 0xab;
+  bytes[bytes.length - 1] = 0xcd;
+  memory.writeSparse(3 * 4096 + 1, bytes);
+  const expected = Buffer.alloc(1000 * 4096);
+  bytes.copy(expected, 3 * 4096 + 1);
+  for (let pfn = 0; pfn < 1000; pfn++) {
+    const page = expected.subarray(pfn * 4096, (pfn + 1) * 4096);
+    if (!ram.frame(memory.mfnOf(pfn)).equals(page)) throw new Error(`pfn ${pfn}`);
+  }
+  const sparse = new FakeMemory(runs);
+  new DomainMemory(sparse, runs, zeroed).writeSparse(0, bytes);
+  if (zeroed) expect(sparse.frames.size).toBeLessThan(90);
+  else expect(sparse.frames.size).toBe(901);
+});
+
 describe('the command line', () => {
   const at = (cmdline: string): Promise<Built> => build(tinyLinux(), LINUX_RUNS, { cmdline });
   test('1023 bytes fit', async () => {
