@@ -1,0 +1,151 @@
+/**
+ * The frames of a domain: who owns each, which are free, and what the machine-to-physical table says.
+ *
+ * Implements the ownership part of xen-pv-abi section 3 (M2P) and 6.3 (reservations). Frame types and counts belong to
+ * the trap module; of frame_info this file changes the owner bits only, with compare-and-swap, because the module
+ * changes the rest of the same word at the same time.
+ *
+ * Quirks: the free list is a bitmap that lives here, in the shim, so that a guest cannot forge a free frame. M2P
+ * entries of frames that are not the domain's are ~0 (invalid), those of Xen's own shared pages ~0 - 1.
+ */
+import { TRAP_FI } from '../../abi/trap';
+import type { DomainMemory } from './domain-memory';
+import { PAGE_SIZE } from './domain-memory';
+import type { TrapState } from './trap-state';
+
+export const INVALID_M2P_ENTRY = 0xffff_ffff_ffff_ffffn;
+export const SHARED_M2P_ENTRY = 0xffff_ffff_ffff_fffen;
+
+const OWNER_SHIFT = BigInt(TRAP_FI.TRAP_FI_OWNER_SHIFT);
+const COUNT_MASK = BigInt(TRAP_FI.TRAP_FI_COUNT_MASK);
+const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
+
+export class Frames {
+  /** Highest MFN + 1. */
+  readonly nrFrames: number;
+  private readonly frameInfoGpa: number;
+  private readonly m2pGpa: number;
+  /** One bit for each frame: 1 free. */
+  private readonly free: Uint32Array;
+  private freeCount = 0;
+  private hint = 0;
+
+  constructor(
+    private readonly memory: DomainMemory,
+    trap: TrapState,
+  ) {
+    this.nrFrames = Number(trap.getDomain('nr_frames'));
+    this.frameInfoGpa = Number(trap.getDomain('frame_info_gpa'));
+    this.m2pGpa = Number(trap.getDomain('m2p_gpa'));
+    this.free = new Uint32Array((this.nrFrames + 31) >> 5);
+  }
+
+  get nrFree(): number {
+    return this.freeCount;
+  }
+
+  /** Is this a frame number that exists as RAM of the partition? */
+  isFrame(mfn: number): boolean {
+    return (
+      Number.isSafeInteger(mfn) && mfn >= 0 && mfn < this.nrFrames && this.memory.isRam(mfn * PAGE_SIZE, PAGE_SIZE)
+    );
+  }
+
+  info(mfn: number): bigint {
+    return this.memory.load64(this.frameInfoGpa + mfn * 8);
+  }
+
+  infoAddress(mfn: number): number {
+    return this.frameInfoGpa + mfn * 8;
+  }
+
+  /** TRAP_FI_OWNER_*; NONE for what is not a frame. */
+  owner(mfn: number): number {
+    return this.isFrame(mfn) ? Number((this.info(mfn) >> OWNER_SHIFT) & 3n) : TRAP_FI.TRAP_FI_OWNER_NONE;
+  }
+
+  isOwned(mfn: number): boolean {
+    return this.owner(mfn) === TRAP_FI.TRAP_FI_OWNER_DOMAIN;
+  }
+
+  /** TRAP_FI_L1 and so on, or NONE while nothing refers to the frame. */
+  type(mfn: number): number {
+    const info = this.info(mfn);
+    return (info & COUNT_MASK) === 0n ? TRAP_FI.TRAP_FI_NONE : Number((info >> TYPE_SHIFT) & 0xfn);
+  }
+
+  /** The domain's own page that no page table or descriptor table is made of: Xen would give a writable reference. */
+  isWritablePage(mfn: number): boolean {
+    if (!this.isOwned(mfn)) return false;
+    const type = this.type(mfn);
+    return type === TRAP_FI.TRAP_FI_NONE || type === TRAP_FI.TRAP_FI_WRITABLE;
+  }
+
+  setOwner(mfn: number, owner: number): void {
+    const at = this.infoAddress(mfn);
+    for (;;) {
+      const old = this.memory.load64(at);
+      const next = (old & ~TRAP_FI.TRAP_FI_OWNER_MASK) | (BigInt(owner) << OWNER_SHIFT);
+      if (this.memory.cas64(at, old, next) === old) return;
+    }
+  }
+
+  getM2p(mfn: number): bigint {
+    return this.memory.load64(this.m2pGpa + mfn * 8);
+  }
+  setM2p(mfn: number, pfn: bigint): void {
+    this.memory.store64(this.m2pGpa + mfn * 8, pfn);
+  }
+  get m2pFirstFrame(): number {
+    return this.m2pGpa / PAGE_SIZE;
+  }
+
+  isFree(mfn: number): boolean {
+    return mfn >= 0 && mfn < this.nrFrames && ((this.free[mfn >> 5]! >>> (mfn & 31)) & 1) === 1;
+  }
+
+  /** Puts frames on the free list. Their owner becomes NONE and their M2P entries invalid. */
+  release(mfn: number, count = 1): void {
+    for (let i = mfn; i < mfn + count; i++) {
+      if (!this.isFrame(i) || this.isFree(i)) continue;
+      this.setOwner(i, TRAP_FI.TRAP_FI_OWNER_NONE);
+      this.setM2p(i, INVALID_M2P_ENTRY);
+      this.free[i >> 5]! |= 1 << (i & 31);
+      this.freeCount++;
+      if (i < this.hint) this.hint = i;
+    }
+  }
+
+  /**
+   * Takes 2^order free frames, aligned to their size and contiguous. They come zeroed, owned by the domain and with
+   * invalid M2P entries. Undefined when there are none.
+   */
+  allocate(order: number): number | undefined {
+    const count = 2 ** order;
+    if (count > this.freeCount) return undefined;
+    for (let mfn = Math.ceil(this.hint / count) * count; mfn + count <= this.nrFrames; ) {
+      if (this.free[mfn >> 5] === 0 && (mfn & 31) === 0) {
+        mfn += Math.max(32, count);
+        continue;
+      }
+      let run = 0;
+      while (run < count && this.isFree(mfn + run)) run++;
+      if (run === count) {
+        this.take(mfn, count);
+        if (order === 0) this.hint = mfn + 1;
+        return mfn;
+      }
+      mfn += count;
+    }
+    return undefined;
+  }
+
+  private take(mfn: number, count: number): void {
+    this.memory.fill(mfn * PAGE_SIZE, count * PAGE_SIZE, 0);
+    for (let i = mfn; i < mfn + count; i++) {
+      this.free[i >> 5]! &= ~(1 << (i & 31));
+      this.freeCount--;
+      this.setOwner(i, TRAP_FI.TRAP_FI_OWNER_DOMAIN);
+    }
+  }
+}

@@ -1,0 +1,333 @@
+/**
+ * mmu_update, update_va_mapping and mmuext_op: the readable twin of native/trap/mm_update.c and mm_ext.c, on the same
+ * frame_info. Implements xen-pv-abi sections 6.1, 6.2 and 9.
+ *
+ * Every change of an entry goes through `storeEntry`: references on the new target first, then the table's lock, one
+ * compare-and-swap on the entry, then the old target's reference.
+ *
+ * Quirks: TLB flushes become effects of the reply, which all vCPUs honour before the caller runs on; INVLPG becomes a
+ * full flush. `done` is set, not added to, unless bit 31 of the count marks a continued call.
+ */
+import { TRAP_EFFECT, TRAP_FI } from '../../../../abi/trap';
+import { DOMID } from '../../../../abi/xen/domid';
+import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
+import { MMU, MmuUpdate, UVMF } from '../../../../abi/xen/mmu';
+import { MMUEXT, MmuextOp } from '../../../../abi/xen/mmuext';
+import { PAGE_SIZE } from '../../domain-memory';
+import { GuestFault, isGuestAddress, PTE_A, PTE_D, PTE_P } from '../../guest-virtual';
+import { isModuleSlot, movesReferences, PageTypes, typeOf } from '../../page-types';
+import type { XenDomain } from '../../xen-domain';
+import { arg32, arg64, type Handler, type HypercallCall } from '../call';
+
+const PREEMPTED = 0x8000_0000;
+const MAX_LDT_ENTRIES = 8192;
+/** Requests of one call are answered in one go; a guest that sends more than this is told so by its `done` count. */
+const MAX_REQUESTS = 1 << 20;
+
+interface Store {
+  readonly keepAd: boolean;
+}
+
+/** Returned inside when the frame or the entry changed meanwhile. */
+const AGAIN = 1;
+const TRIES = 1000;
+
+function exchangeEntry(d: XenDomain, at: number, value: bigint, how: Store, sameTarget: boolean): bigint | undefined {
+  for (;;) {
+    const now = d.memory.load64(at);
+    if (sameTarget && movesReferences(now, value)) return undefined;
+    const next = how.keepAd ? value | (now & (PTE_A | PTE_D)) : value;
+    if (d.memory.cas64(at, now, next) === now) return now;
+  }
+}
+
+function storeInTable(
+  d: XenDomain,
+  c: HypercallCall,
+  types: PageTypes,
+  mfn: number,
+  level: number,
+  slot: number,
+  value: bigint,
+  how: Store,
+): number {
+  if (level === 4 && isModuleSlot(slot)) return -E.XEN_EINVAL;
+  const present = (value & PTE_P) !== 0n;
+  if (present && (value & types.disallowedBits(level)) !== 0n) return -E.XEN_EINVAL;
+  const at = types.entryAt(mfn, slot);
+  const sameTarget = present && !movesReferences(d.memory.load64(at), value);
+  if (present && !sameTarget) {
+    const rc = types.getTarget(level, mfn, value);
+    if (rc !== 0) return rc;
+  }
+  const info = types.lock(mfn);
+  const live = types.isLiveTable(info) && typeOf(info) === level;
+  const old = live ? exchangeEntry(d, at, types.fixEntry(level, value), how, sameTarget) : undefined;
+  types.unlock(mfn);
+  if (old === undefined) {
+    if (present && !sameTarget) types.putTarget(level, mfn, value);
+    return AGAIN;
+  }
+  if ((old & PTE_P) !== 0n) {
+    if (!sameTarget) types.putTarget(level, mfn, old);
+    if (level > 1) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
+  }
+  return 0;
+}
+
+/** A frame that is no table: the lock keeps it from becoming one during the store. */
+function storeInPage(d: XenDomain, types: PageTypes, mfn: number, slot: number, value: bigint): number {
+  const type = typeOf(types.lock(mfn));
+  const plain = type === TRAP_FI.TRAP_FI_NONE || type === TRAP_FI.TRAP_FI_WRITABLE;
+  if (plain) d.memory.store64(types.entryAt(mfn, slot), value);
+  types.unlock(mfn);
+  return plain ? 0 : AGAIN;
+}
+
+/** `only`: the level that the frame must have as a table; 0 for any, and for ordinary frames too. 0 or -errno. */
+function storeEntry(
+  d: XenDomain,
+  c: HypercallCall,
+  mfn: number,
+  only: number,
+  slot: number,
+  value: bigint,
+  how: Store,
+): number {
+  const types = new PageTypes(d, c);
+  for (let i = 0; i < TRIES; i++) {
+    const info = d.frames.info(mfn);
+    const type = typeOf(info);
+    const owner = d.frames.owner(mfn);
+    let rc: number;
+    if (types.isLiveTable(info) && (only === 0 || type === only)) {
+      rc = storeInTable(d, c, types, mfn, type, slot, value, how);
+    } else if (only !== 0 || owner === TRAP_FI.TRAP_FI_OWNER_NONE || owner === TRAP_FI.TRAP_FI_OWNER_XEN_RO) {
+      return -E.XEN_EINVAL;
+    } else if (type === TRAP_FI.TRAP_FI_NONE || type === TRAP_FI.TRAP_FI_WRITABLE) {
+      rc = storeInPage(d, types, mfn, slot, value);
+    } else if ((info & TRAP_FI.TRAP_FI_LOCKED) !== 0n) {
+      rc = AGAIN;
+    } else {
+      return -E.XEN_EINVAL;
+    }
+    if (rc !== AGAIN) return rc;
+  }
+  throw new Error(`the entry ${slot} of frame 0x${mfn.toString(16)} keeps changing`);
+}
+
+function checkDomain(d: XenDomain, domid: number): number {
+  return domid === DOMID.DOMID_SELF || domid === d.domid ? 0 : -E.XEN_ESRCH;
+}
+
+/** Runs `one` for each element of a guest array, stops at the first error, and tells the guest how far it came. */
+function batch(c: HypercallCall, size: number, check: () => number, one: (view: DataView) => number): number {
+  const [list, nr, donePointer] = [arg64(c, 0), arg32(c, 1), arg64(c, 2)];
+  const count = nr & ~PREEMPTED & 0x7fff_ffff;
+  let before = 0;
+  if ((nr & PREEMPTED) !== 0 && donePointer !== 0n) {
+    try {
+      before = c.guest.readU32(donePointer);
+    } catch (err) {
+      if (!(err instanceof GuestFault)) throw err;
+    }
+  }
+  const end = list + BigInt(count) * BigInt(size);
+  const crosses = list < 0x8000_0000_0000n && end > 0x8000_0000_0000n;
+  if (!isGuestAddress(list) || end > 1n << 64n || crosses) return -E.XEN_EFAULT;
+  let rc = check();
+  if (rc !== 0) return rc;
+  let done = 0;
+  while (done < Math.min(count, MAX_REQUESTS) && rc === 0) {
+    try {
+      rc = one(c.guest.view(list + BigInt(done) * BigInt(size), size));
+    } catch (err) {
+      if (!(err instanceof GuestFault)) throw err;
+      rc = -E.XEN_EFAULT;
+    }
+    if (rc === 0) done++;
+  }
+  if (donePointer !== 0n) {
+    try {
+      c.guest.writeU32(donePointer, (before + done) >>> 0);
+    } catch (err) {
+      // A bad pointer is the guest's loss.
+      if (!(err instanceof GuestFault)) throw err;
+    }
+  }
+  return rc;
+}
+
+function frameOf(d: XenDomain, address: bigint): number | undefined {
+  const mfn = address >> 12n;
+  return mfn < BigInt(d.frames.nrFrames) && d.frames.isFrame(Number(mfn)) ? Number(mfn) : undefined;
+}
+
+export const mmuUpdate: Handler = (d, c) => {
+  const foreign = arg32(c, 3);
+  const check = () => {
+    const tableOwner = foreign >>> 16;
+    if (tableOwner !== 0 && tableOwner - 1 !== d.domid) return -E.XEN_ESRCH;
+    return checkDomain(d, foreign & 0xffff);
+  };
+  return batch(c, MmuUpdate.size, check, (view) => {
+    const ptr = MmuUpdate.get.ptr(view, 0);
+    const value = MmuUpdate.get.val(view, 0);
+    const mfn = frameOf(d, ptr);
+    // Xen masks with the size of an entry, not with the four commands.
+    const cmd = Number(ptr & 7n);
+    switch (cmd) {
+      case MMU.MMU_NORMAL_PT_UPDATE:
+      case MMU.MMU_PT_UPDATE_PRESERVE_AD:
+      case MMU.MMU_PT_UPDATE_NO_TRANSLATE: {
+        if (mfn === undefined) return -E.XEN_EINVAL;
+        const slot = Number(ptr & 0xfffn) >> 3;
+        return storeEntry(d, c, mfn, 0, slot, value, { keepAd: cmd === MMU.MMU_PT_UPDATE_PRESERVE_AD });
+      }
+      case MMU.MMU_MACHPHYS_UPDATE:
+        if (mfn === undefined || d.frames.owner(mfn) === TRAP_FI.TRAP_FI_OWNER_NONE) return -E.XEN_EINVAL;
+        d.frames.setM2p(mfn, value);
+        return 0;
+      default:
+        return -E.XEN_ENOSYS;
+    }
+  });
+};
+
+/** The VPs named by a guest's bitmap only decide whether the caller alone is flushed: effects know no finer choice. */
+function flushListed(d: XenDomain, c: HypercallCall, bitmap: bigint): void {
+  const words = Math.ceil(d.nrVcpus / 64);
+  const view = c.guest.view(bitmap, words * 8);
+  let others = false;
+  let self = false;
+  for (let v = 0; v < d.nrVcpus; v++) {
+    if (((view.getBigUint64((v >> 6) * 8, true) >> BigInt(v & 63)) & 1n) === 0n) continue;
+    if (v === c.vcpu) self = true;
+    else others = true;
+  }
+  if (others) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
+  else if (self) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH;
+}
+
+export const updateVaMapping: Handler = (d, c) => {
+  const [va, value, flags] = [arg64(c, 0), arg64(c, 1), arg64(c, 2)];
+  const at = c.guest.l1EntryAddress(va);
+  if (at === undefined) return -E.XEN_EINVAL;
+  const rc = storeEntry(d, c, Math.floor(at / PAGE_SIZE), 1, (at % PAGE_SIZE) / 8, value, { keepAd: false });
+  if (rc !== 0) return rc;
+  const kind = Number(flags & BigInt(UVMF.UVMF_FLUSHTYPE_MASK));
+  if (kind !== UVMF.UVMF_TLB_FLUSH && kind !== UVMF.UVMF_INVLPG) return 0;
+  const whom = flags & ~BigInt(UVMF.UVMF_FLUSHTYPE_MASK);
+  if (whom === BigInt(UVMF.UVMF_ALL)) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
+  else if (whom === BigInt(UVMF.UVMF_LOCAL)) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH;
+  else flushListed(d, c, whom);
+  return 0;
+};
+
+export const updateVaMappingOtherdomain: Handler = (d, c) => {
+  const rc = checkDomain(d, arg32(c, 3) & 0xffff);
+  return rc !== 0 ? rc : updateVaMapping(d, c);
+};
+
+function newRoot(d: XenDomain, c: HypercallCall, field: 'kernel_l4' | 'user_l4', arg: bigint): number {
+  const old = d.trap.getVp(c.vcpu, field);
+  if (arg === old) {
+    if (field === 'kernel_l4') c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH;
+    return 0;
+  }
+  const types = new PageTypes(d, c);
+  if (arg !== 0n || field === 'kernel_l4') {
+    if (arg >= BigInt(d.frames.nrFrames)) return -E.XEN_EINVAL;
+    const rc = types.get(Number(arg), TRAP_FI.TRAP_FI_L4);
+    if (rc !== 0) return rc;
+  }
+  d.trap.setVp(c.vcpu, field, arg);
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_CR3 | TRAP_EFFECT.TRAP_EFFECT_DESC;
+  if (old !== 0n && d.frames.isFrame(Number(old))) types.put(Number(old));
+  return 0;
+}
+
+function setLdt(d: XenDomain, c: HypercallCall, base: bigint, entries: number): number {
+  if ((base & 0xfffn) !== 0n || entries > MAX_LDT_ENTRIES) return -E.XEN_EINVAL;
+  if (entries !== 0 && (!isGuestAddress(base) || !isGuestAddress(base + BigInt(entries * 8 - 1)))) return -E.XEN_EINVAL;
+  d.trap.setVp(c.vcpu, 'ldt_base', base);
+  d.trap.setVp(c.vcpu, 'ldt_ents', entries);
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_DESC;
+  return 0;
+}
+
+/** Takes a frame as writable for the time of `run`. */
+function withWritable(d: XenDomain, c: HypercallCall, arg: bigint, run: (mfn: number) => void): number {
+  if (arg >= BigInt(d.frames.nrFrames)) return -E.XEN_EINVAL;
+  const types = new PageTypes(d, c);
+  const rc = types.get(Number(arg), TRAP_FI.TRAP_FI_WRITABLE);
+  if (rc !== 0) return rc;
+  run(Number(arg));
+  types.put(Number(arg));
+  return 0;
+}
+
+function oneExtended(d: XenDomain, c: HypercallCall, view: DataView): number {
+  const arg1 = MmuextOp.get.arg1_mfn(view, 0);
+  const cmd = MmuextOp.get.cmd(view, 0);
+  const types = new PageTypes(d, c);
+  switch (cmd) {
+    case MMUEXT.MMUEXT_PIN_L1_TABLE:
+    case MMUEXT.MMUEXT_PIN_L2_TABLE:
+    case MMUEXT.MMUEXT_PIN_L3_TABLE:
+    case MMUEXT.MMUEXT_PIN_L4_TABLE:
+      if (arg1 >= BigInt(d.frames.nrFrames)) return -E.XEN_EINVAL;
+      return types.pin(Number(arg1), cmd - MMUEXT.MMUEXT_PIN_L1_TABLE + TRAP_FI.TRAP_FI_L1);
+    case MMUEXT.MMUEXT_UNPIN_TABLE:
+      return arg1 >= BigInt(d.frames.nrFrames) ? -E.XEN_EINVAL : types.unpin(Number(arg1));
+    case MMUEXT.MMUEXT_NEW_BASEPTR:
+      return newRoot(d, c, 'kernel_l4', arg1);
+    case MMUEXT.MMUEXT_NEW_USER_BASEPTR:
+      return newRoot(d, c, 'user_l4', arg1);
+    case MMUEXT.MMUEXT_TLB_FLUSH_LOCAL:
+    case MMUEXT.MMUEXT_INVLPG_LOCAL:
+      c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH;
+      return 0;
+    case MMUEXT.MMUEXT_TLB_FLUSH_MULTI:
+    case MMUEXT.MMUEXT_INVLPG_MULTI:
+      try {
+        flushListed(d, c, MmuextOp.get.arg2_vcpumask(view, 0));
+        return 0;
+      } catch (err) {
+        if (err instanceof GuestFault) return -E.XEN_EINVAL;
+        throw err;
+      }
+    case MMUEXT.MMUEXT_TLB_FLUSH_ALL:
+    case MMUEXT.MMUEXT_INVLPG_ALL:
+      c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
+      return 0;
+    case MMUEXT.MMUEXT_FLUSH_CACHE:
+    case MMUEXT.MMUEXT_FLUSH_CACHE_GLOBAL:
+      return -E.XEN_EACCES;
+    case MMUEXT.MMUEXT_SET_LDT:
+      return setLdt(d, c, arg1, MmuextOp.get.arg2_nr_ents(view, 0));
+    case MMUEXT.MMUEXT_CLEAR_PAGE:
+      return withWritable(d, c, arg1, (mfn) => d.memory.fill(mfn * PAGE_SIZE, PAGE_SIZE, 0));
+    case MMUEXT.MMUEXT_COPY_PAGE: {
+      const source = MmuextOp.get.arg2_src_mfn(view, 0);
+      const known = source < BigInt(d.frames.nrFrames) && d.frames.owner(Number(source)) !== TRAP_FI.TRAP_FI_OWNER_NONE;
+      if (!known) return -E.XEN_EINVAL;
+      return withWritable(d, c, arg1, (mfn) => {
+        d.memory.copyIn(mfn * PAGE_SIZE, d.memory.copyOut(Number(source) * PAGE_SIZE, PAGE_SIZE));
+      });
+    }
+    case MMUEXT.MMUEXT_MARK_SUPER:
+    case MMUEXT.MMUEXT_UNMARK_SUPER:
+      return -E.XEN_EOPNOTSUPP;
+    default:
+      return -E.XEN_ENOSYS;
+  }
+}
+
+export const mmuextOp: Handler = (d, c) =>
+  batch(
+    c,
+    MmuextOp.size,
+    () => checkDomain(d, arg32(c, 3)),
+    (view) => oneExtended(d, c, view),
+  );

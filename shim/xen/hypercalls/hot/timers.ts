@@ -1,0 +1,56 @@
+/**
+ * Per-vCPU timers: set_timer_op and the timer commands of vcpu_op. The readable twin of the trap module's versions.
+ * Implements xen-pv-abi section 6.6. Deadlines are absolute system time in ns; 0 in the block means none.
+ *
+ * A deadline that has passed fires when the module re-arms (TRAP_EFFECT_TIMER), at once.
+ */
+import { TRAP_EFFECT } from '../../../../abi/trap';
+import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
+import { VCPUOP, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer } from '../../../../abi/xen/vcpu';
+import type { XenDomain } from '../../xen-domain';
+import { arg64, type Handler, type HypercallCall } from '../call';
+
+const MIN_PERIOD_NS = 1_000_000n;
+const MAX_S64 = 0x7fff_ffff_ffff_ffffn;
+
+export const setTimerOp: Handler = (d, c) => {
+  d.trap.setVp(c.vcpu, 'timer_singleshot', arg64(c, 0));
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
+  return 0;
+};
+
+export function setPeriodicTimer(d: XenDomain, c: HypercallCall, vcpu: number): number {
+  const period = VcpuSetPeriodicTimer.get.period_ns(c.guest.view(arg64(c, 2), VcpuSetPeriodicTimer.size), 0);
+  const now = d.systemTime();
+  if (period < MIN_PERIOD_NS || period > MAX_S64 - now) return -E.XEN_EINVAL;
+  d.trap.setVp(vcpu, 'timer_period', period);
+  d.trap.setVp(vcpu, 'timer_periodic_next', now + period);
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
+  return 0;
+}
+
+export function stopPeriodicTimer(d: XenDomain, c: HypercallCall, vcpu: number): number {
+  d.trap.setVp(vcpu, 'timer_period', 0n);
+  d.trap.setVp(vcpu, 'timer_periodic_next', 0n);
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
+  return 0;
+}
+
+export function setSingleshotTimer(d: XenDomain, c: HypercallCall, vcpu: number): number {
+  if (vcpu !== c.vcpu) return -E.XEN_EINVAL;
+  const view = c.guest.view(arg64(c, 2), VcpuSetSingleshotTimer.size);
+  const timeout = VcpuSetSingleshotTimer.get.timeout_abs_ns(view, 0);
+  const future = (VcpuSetSingleshotTimer.get.flags(view, 0) & VCPUOP.VCPU_SSHOTTMR_future) !== 0;
+  if (future && timeout < d.systemTime()) return -E.XEN_ETIME;
+  // 0 in the block would mean "no timer"; any time in the past does.
+  d.trap.setVp(vcpu, 'timer_singleshot', timeout === 0n ? 1n : timeout);
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
+  return 0;
+}
+
+export function stopSingleshotTimer(d: XenDomain, c: HypercallCall, vcpu: number): number {
+  if (vcpu !== c.vcpu) return -E.XEN_EINVAL;
+  d.trap.setVp(vcpu, 'timer_singleshot', 0n);
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
+  return 0;
+}

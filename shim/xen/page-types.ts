@@ -1,0 +1,274 @@
+/**
+ * Typed frames: the readable twin of native/trap/mm_types.c, on the same frame_info words. Implements xen-pv-abi
+ * section 9.1 to 9.3.
+ *
+ * A frame has one type as long as anything refers to it as that type. The first reference to a table or descriptor page
+ * validates it: each present entry is checked, takes a reference on what it maps, and is fixed up; the last one to go
+ * releases what the entries hold. Used by hypercalls that run in the shim and need a typed reference: grant maps,
+ * VCPUOP_initialise, and the second implementations of the MMU calls.
+ *
+ * Quirks: the lock bit of a frame is the module's too; it is held for microseconds there, so waiting for it here is a
+ * bounded spin. Where the module would flush a TLB before it goes on, this sets TRAP_EFFECT_FLUSH_ALL in the call, so
+ * the flush comes before the calling vCPU runs on, but not before another vCPU does: with more than one vCPU running,
+ * the module's version is the exact one. Linear (recursive) page tables of this level are the module's alone: here
+ * only a table that refers to itself read-only is accepted.
+ */
+import { TRAP_EFFECT, TRAP_FI, TRAP_VA } from '../../abi/trap';
+import { XEN_ERRNO as E } from '../../abi/xen/errno';
+import { PAGE_SIZE } from './domain-memory';
+import { PTE_A, PTE_D, PTE_NX, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-virtual';
+import type { XenDomain } from './xen-domain';
+
+export const PTE_PWT = 0x8n;
+export const PTE_PCD = 0x10n;
+export const PTE_G = 0x100n;
+/** Xen's mark of a kernel page in a level-1 entry. */
+export const PTE_GUEST_KERNEL = 1n << 52n;
+const AVAILABLE = 0xe00n | (0x7ffn << 52n);
+const L1_DISALLOWED = PTE_PWT | PTE_PCD | PTE_PSE;
+const UPPER_DISALLOWED = PTE_PWT | PTE_PCD | PTE_PSE | PTE_G;
+/** Bits whose change moves no reference. */
+const FREE_BITS = PTE_NX | AVAILABLE | PTE_G | PTE_D | PTE_A | PTE_US;
+const NO_FRAME = 0xff_ffff_ffff;
+
+const COUNT = BigInt(TRAP_FI.TRAP_FI_COUNT_MASK);
+const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
+const STALE = TRAP_FI.TRAP_FI_STALE_RW | TRAP_FI.TRAP_FI_EPOCH_MASK;
+const SPINS = 10_000_000;
+const ENTRIES = 512;
+
+const DESC_P = 1n << 47n;
+const DESC_S = 1n << 44n;
+const DESC_DPL3 = 3n << 45n;
+
+/** What Xen makes of a descriptor that a guest may load; undefined: it may not. */
+export function fixDescriptor(desc: bigint): bigint | undefined {
+  if ((desc & DESC_P) === 0n) return desc;
+  if ((desc & DESC_S) !== 0n) return desc | DESC_DPL3;
+  const type = Number((desc >> 40n) & 0xfn);
+  if (type === 0) return desc;
+  // A call gate is cut off: no longer present.
+  return type === 0xc || type === 4 ? desc & ~DESC_P : undefined;
+}
+
+/** Frame_info's type field. */
+export function typeOf(info: bigint): number {
+  return Number((info & TRAP_FI.TRAP_FI_TYPE_MASK) >> TYPE_SHIFT);
+}
+export function isTable(type: number): boolean {
+  return type >= TRAP_FI.TRAP_FI_L1 && type <= TRAP_FI.TRAP_FI_L4;
+}
+export function isModuleSlot(slot: number): boolean {
+  return slot >= TRAP_VA.TRAP_L4_FIRST && slot <= TRAP_VA.TRAP_L4_LAST;
+}
+export function movesReferences(a: bigint, b: bigint): boolean {
+  return ((a ^ b) & ~FREE_BITS) !== 0n;
+}
+
+export class PageTypes {
+  constructor(
+    private readonly d: XenDomain,
+    /** Gets TRAP_EFFECT_FLUSH_ALL where a translation may have become stale. */
+    private readonly call: { effects: number } = { effects: 0 },
+  ) {}
+
+  private load(mfn: number): bigint {
+    return this.d.frames.info(mfn);
+  }
+  private cas(mfn: number, old: bigint, next: bigint): boolean {
+    return this.d.memory.cas64(this.d.frames.infoAddress(mfn), old, next) === old;
+  }
+  private change(mfn: number, clear: bigint, set: bigint): bigint {
+    for (;;) {
+      const old = this.load(mfn);
+      if (this.cas(mfn, old, (old & ~clear) | set)) return old;
+    }
+  }
+
+  /** Takes the frame's lock bit; returns the word as it was. */
+  lock(mfn: number): bigint {
+    for (let i = 0; i < SPINS; i++) {
+      const fi = this.load(mfn);
+      if ((fi & TRAP_FI.TRAP_FI_LOCKED) === 0n && this.cas(mfn, fi, fi | TRAP_FI.TRAP_FI_LOCKED)) return fi;
+    }
+    throw new Error(`the lock of frame 0x${mfn.toString(16)} is not given back`);
+  }
+  unlock(mfn: number): void {
+    this.change(mfn, TRAP_FI.TRAP_FI_LOCKED, 0n);
+  }
+  isLiveTable(info: bigint): boolean {
+    return (info & TRAP_FI.TRAP_FI_VALIDATED) !== 0n && isTable(typeOf(info));
+  }
+
+  /** Address of an entry. */
+  entryAt(mfn: number, slot: number): number {
+    return mfn * PAGE_SIZE + slot * 8;
+  }
+
+  /** What Xen makes of an entry that the guest writes (9.2). */
+  fixEntry(level: number, entry: bigint): bigint {
+    if (this.d.trap.getDomain('guest_ring') === 1 || (entry & PTE_P) === 0n) return entry;
+    if (level > 1) return entry | PTE_US | (level === 4 ? PTE_A : 0n);
+    let fixed = entry;
+    if ((fixed & PTE_US) === 0n) fixed |= PTE_US | PTE_GUEST_KERNEL;
+    if ((fixed & PTE_GUEST_KERNEL) === 0n) fixed |= PTE_G;
+    return fixed;
+  }
+
+  disallowedBits(level: number): bigint {
+    return level === 1 ? L1_DISALLOWED : UPPER_DISALLOWED;
+  }
+
+  /** Takes the reference that a present entry holds on what it maps: 0 or -errno. */
+  getTarget(level: number, table: number, entry: bigint): number {
+    if ((entry & this.disallowedBits(level)) !== 0n) return -E.XEN_EINVAL;
+    const mfn = pteMfn(entry);
+    if (level > 1) {
+      const rc = this.get(mfn, level - 1);
+      return rc !== 0 && mfn === table && (entry & PTE_RW) === 0n ? 0 : rc;
+    }
+    if (!this.d.frames.isFrame(mfn)) return mfn === NO_FRAME ? -E.XEN_EINVAL : -E.XEN_EPERM;
+    const write = (entry & PTE_RW) !== 0n;
+    switch (this.d.frames.owner(mfn)) {
+      case TRAP_FI.TRAP_FI_OWNER_DOMAIN:
+        return write && this.get(mfn, TRAP_FI.TRAP_FI_WRITABLE) !== 0 ? -E.XEN_EBUSY : 0;
+      case TRAP_FI.TRAP_FI_OWNER_XEN:
+        return 0;
+      case TRAP_FI.TRAP_FI_OWNER_XEN_RO:
+        return write ? -E.XEN_EBUSY : 0;
+      default:
+        return -E.XEN_EINVAL;
+    }
+  }
+
+  putTarget(level: number, table: number, entry: bigint): void {
+    const mfn = pteMfn(entry);
+    if (mfn === table || !this.d.frames.isFrame(mfn)) return;
+    if (level > 1) {
+      this.put(mfn);
+      return;
+    }
+    const owner = this.d.frames.owner(mfn);
+    const counted = owner === TRAP_FI.TRAP_FI_OWNER_DOMAIN || owner === TRAP_FI.TRAP_FI_OWNER_NONE;
+    if ((entry & PTE_RW) !== 0n && counted) this.put(mfn);
+  }
+
+  private putEntries(mfn: number, level: number, end: number): void {
+    for (let slot = 0; slot < end; slot++) {
+      if (level === 4 && isModuleSlot(slot)) continue;
+      const entry = this.d.memory.load64(this.entryAt(mfn, slot));
+      if ((entry & PTE_P) !== 0n) this.putTarget(level, mfn, entry);
+    }
+  }
+
+  private validateTable(mfn: number, level: number): number {
+    for (let slot = 0; slot < ENTRIES; slot++) {
+      if (level === 4 && isModuleSlot(slot)) continue;
+      const at = this.entryAt(mfn, slot);
+      for (;;) {
+        const entry = this.d.memory.load64(at);
+        if ((entry & PTE_P) === 0n) break;
+        const rc = this.getTarget(level, mfn, entry);
+        if (rc !== 0) {
+          this.putEntries(mfn, level, slot);
+          return rc;
+        }
+        if (this.d.memory.cas64(at, entry, this.fixEntry(level, entry)) === entry) break;
+        this.putTarget(level, mfn, entry);
+      }
+    }
+    if (level === 4) this.writeModuleSlots(mfn, false);
+    return 0;
+  }
+
+  /** The module's own slots of an L4: whatever the guest left there is overwritten, never followed. */
+  writeModuleSlots(mfn: number, kernelRoot: boolean): void {
+    const moduleL4 = Number(this.d.trap.getDomain('module_l4'));
+    const hideM2p = !kernelRoot && this.d.trap.getDomain('guest_ring') !== 1;
+    for (let slot = TRAP_VA.TRAP_L4_FIRST; slot <= TRAP_VA.TRAP_L4_LAST; slot++) {
+      const own = this.d.memory.load64(this.entryAt(moduleL4, slot));
+      this.d.memory.store64(this.entryAt(mfn, slot), hideM2p && slot === TRAP_VA.TRAP_L4_M2P ? 0n : own);
+    }
+  }
+
+  private validateDescriptors(mfn: number): number {
+    for (let i = 0; i < ENTRIES; i++) {
+      const desc = this.d.memory.load64(this.entryAt(mfn, i));
+      const fixed = fixDescriptor(desc);
+      if (fixed === undefined) return -E.XEN_EINVAL;
+      if (fixed !== desc) this.d.memory.store64(this.entryAt(mfn, i), fixed);
+    }
+    return 0;
+  }
+
+  /** Takes a typed reference on a frame of the domain, validating it if it is the first: 0 or -errno. */
+  get(mfn: number, type: number): number {
+    if (!this.d.frames.isFrame(mfn)) return -E.XEN_EINVAL;
+    const validates = type !== TRAP_FI.TRAP_FI_WRITABLE;
+    for (let i = 0; ; i++) {
+      if (i > SPINS) throw new Error(`frame 0x${mfn.toString(16)} stays in validation`);
+      const fi = this.load(mfn);
+      if (!this.d.frames.isOwned(mfn)) return -E.XEN_EINVAL;
+      if ((fi & COUNT) === 0n) {
+        if ((fi & TRAP_FI.TRAP_FI_LOCKED) !== 0n) continue;
+        if (validates && (fi & STALE) !== 0n) this.call.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
+        const kept = fi & ~(TRAP_FI.TRAP_FI_TYPE_MASK | (validates ? STALE : 0n));
+        const next = (kept | (BigInt(type) << TYPE_SHIFT)) + 1n;
+        if (this.cas(mfn, fi, validates ? next | TRAP_FI.TRAP_FI_LOCKED : next)) break;
+      } else if (typeOf(fi) !== type || (fi & COUNT) === COUNT) {
+        return -E.XEN_EINVAL;
+      } else if (!validates || (fi & TRAP_FI.TRAP_FI_VALIDATED) !== 0n) {
+        if (this.cas(mfn, fi, fi + 1n)) return 0;
+      } else if (this.validating.has(mfn)) {
+        return -E.XEN_EINVAL;
+      }
+    }
+    if (!validates) return 0;
+    this.validating.add(mfn);
+    const rc = type === TRAP_FI.TRAP_FI_SEG ? this.validateDescriptors(mfn) : this.validateTable(mfn, type);
+    this.validating.delete(mfn);
+    if (rc === 0) this.change(mfn, TRAP_FI.TRAP_FI_LOCKED, TRAP_FI.TRAP_FI_VALIDATED);
+    else this.change(mfn, TRAP_FI.TRAP_FI_LOCKED | TRAP_FI.TRAP_FI_TYPE_MASK | COUNT, 0n);
+    return rc;
+  }
+  /** Frames whose validation is under way further up the stack. */
+  private readonly validating = new Set<number>();
+
+  /** Drops a typed reference; the last one releases what the frame's entries hold. */
+  put(mfn: number): void {
+    for (let i = 0; ; i++) {
+      if (i > SPINS) throw new Error(`frame 0x${mfn.toString(16)} stays locked`);
+      const fi = this.load(mfn);
+      const count = fi & COUNT;
+      const type = typeOf(fi);
+      if (count === 0n) return;
+      if (count > 1n) {
+        if (this.cas(mfn, fi, fi - 1n)) return;
+      } else if (type === TRAP_FI.TRAP_FI_WRITABLE) {
+        // The flush that the module would owe is asked for at once instead.
+        this.call.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
+        if (this.cas(mfn, fi, (fi - 1n) & ~TRAP_FI.TRAP_FI_TYPE_MASK)) return;
+      } else if ((fi & TRAP_FI.TRAP_FI_LOCKED) === 0n) {
+        if (!this.cas(mfn, fi, ((fi - 1n) | TRAP_FI.TRAP_FI_LOCKED) & ~TRAP_FI.TRAP_FI_VALIDATED)) continue;
+        if (isTable(type)) this.putEntries(mfn, type, ENTRIES);
+        const { TRAP_FI_LOCKED, TRAP_FI_TYPE_MASK, TRAP_FI_KERNEL_ROOT, TRAP_FI_PINNED } = TRAP_FI;
+        this.change(mfn, TRAP_FI_LOCKED | TRAP_FI_TYPE_MASK | TRAP_FI_KERNEL_ROOT | TRAP_FI_PINNED, 0n);
+        return;
+      }
+    }
+  }
+
+  pin(mfn: number, type: number): number {
+    const rc = this.get(mfn, type);
+    if (rc !== 0) return rc;
+    if ((this.change(mfn, 0n, TRAP_FI.TRAP_FI_PINNED) & TRAP_FI.TRAP_FI_PINNED) === 0n) return 0;
+    this.put(mfn);
+    return -E.XEN_EINVAL;
+  }
+  unpin(mfn: number): number {
+    if (!this.d.frames.isOwned(mfn)) return -E.XEN_EINVAL;
+    if ((this.change(mfn, TRAP_FI.TRAP_FI_PINNED, 0n) & TRAP_FI.TRAP_FI_PINNED) === 0n) return -E.XEN_EINVAL;
+    this.put(mfn);
+    return 0;
+  }
+}
