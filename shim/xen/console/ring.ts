@@ -99,15 +99,14 @@ export class ConsoleRing {
   }
 
   /**
-   * Sends bytes to the guest. All of them are taken; false means: wait for onInputDrained. Beyond twice
-   * INPUT_HIGH_WATER, which only a caller that does not wait can reach, the excess is dropped.
+   * Sends bytes to the guest. All of them are taken; false means: wait for onInputDrained. While more than twice
+   * INPUT_HIGH_WATER bytes are queued, bytes are dropped: only a caller that does not wait meets that.
    */
   pushInput(bytes: Uint8Array): boolean {
     if (this.stopped || this.input.broken) return true;
-    const part = bytes.subarray(0, 2 * INPUT_HIGH_WATER - this.queued).slice();
-    if (part.length > 0) {
-      this.queue.push(part);
-      this.queued += part.length;
+    if (bytes.length > 0 && this.queued <= 2 * INPUT_HIGH_WATER) {
+      this.queue.push(bytes.slice());
+      this.queued += bytes.length;
     }
     if (this.flushInput()) this.options.notify();
     return this.queued < INPUT_HIGH_WATER;

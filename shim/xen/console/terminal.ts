@@ -116,10 +116,10 @@ export class Terminal {
 
   private readonly onData = (chunk: Buffer | string): void => {
     const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : chunk;
-    const escape = this.interactive ? bytes.indexOf(ESCAPE_BYTE) : -1;
-    const typed = escape < 0 ? bytes : bytes.subarray(0, escape);
-    if (typed.length > 0 && !this.keys.write(typed) && escape < 0) this.stdin.pause();
-    if (escape >= 0) {
+    const leaveAt = this.interactive ? bytes.indexOf(ESCAPE_BYTE) : -1;
+    const typed = leaveAt < 0 ? bytes : bytes.subarray(0, leaveAt);
+    if (typed.length > 0 && !this.keys.write(typed) && leaveAt < 0) this.stdin.pause();
+    if (leaveAt >= 0) {
       this.close();
       this.options.onLeave();
     }

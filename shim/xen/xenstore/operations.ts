@@ -5,7 +5,7 @@
  *
  * Quirks, as in xenstored 4.17:
  * - whether a missing node is missing (ENOENT) or none of the client's business (EACCES) depends on what its nearest
- *   existing parent lets the client do;
+ *   existing parent lets the client do; a transaction touches that parent also when access to the node is refused;
  * - new nodes inherit the permissions of their nearest existing parent, but what an unprivileged client creates it owns;
  * - removing a missing node succeeds if its parent exists;
  * - parents that WRITE and MKDIR create on the way fire no watches of their own; children that RM removes fire only
@@ -29,11 +29,12 @@ export interface OperationContext {
 /** The node if it exists and `who` has all of `access`; otherwise EACCES, or ENOENT if the client may know that. */
 export function getNode(ctx: OperationContext, path: string, access: number): StoreNode {
   const node = ctx.space.get(path);
-  if (node === undefined) throw missing(ctx, path, access);
-  if ((accessOf(node.perms, ctx.who) & access) !== access) throw new XenstoreError('EACCES', path);
-  return node;
+  if (node !== undefined && (accessOf(node.perms, ctx.who) & access) === access) return node;
+  const error = missing(ctx, path, access);
+  throw node === undefined ? error : new XenstoreError('EACCES', path);
 }
 
+/** The error for a node that is missing. Asks the nearest existing parent, which a transaction thereby touches. */
 function missing(ctx: OperationContext, path: string, access: number): XenstoreError {
   for (let parent = parentPath(path); parent !== undefined; parent = parentPath(parent)) {
     const node = ctx.space.get(parent);
@@ -110,16 +111,17 @@ function create(ctx: OperationContext, path: string, value: Uint8Array): StoreNo
   return last!;
 }
 
+// Within a transaction that is bound to fail, a parent seen early and a child seen late may contradict each other: a
+// name may be there already, or be gone.
 function withChild(node: StoreNode, name: string): NewNode {
+  if (node.children.includes(name)) return node;
   return { ...node, children: [...node.children, name], childBytes: node.childBytes + name.length + 1 };
 }
 
 function withoutChild(node: StoreNode, name: string): NewNode {
-  return {
-    ...node,
-    children: node.children.filter((child) => child !== name),
-    childBytes: node.childBytes - name.length - 1,
-  };
+  const children = node.children.filter((child) => child !== name);
+  const gone = node.children.length - children.length;
+  return { ...node, children, childBytes: node.childBytes - gone * (name.length + 1) };
 }
 
 export function read(ctx: OperationContext, path: string): Uint8Array {

@@ -7,10 +7,11 @@
  * - an answer follows the events that the request caused, except that WATCH is answered before its first event;
  * - a transaction id is looked at only by requests that can belong to one, after the check for privilege; WATCH and
  *   UNWATCH ignore it, a nested TRANSACTION_START is EBUSY, an unknown id ENOENT;
- * - a payload that is not exactly one string is ENOENT to READ, DIRECTORY and GET_PERMS, ENOMEM to MKDIR and RM;
  * - numbers are read as atoi() does;
  * - domUs may not ask IS_DOMAIN_INTRODUCED, but may ask GET_DOMAIN_PATH of anyone;
  * - RESET_WATCHES also drops the client's transactions.
+ * Where xenstored answers with whatever error an earlier request left behind (a payload that is not exactly one string;
+ * permissions of a special event set by a stranger), we answer EINVAL and EACCES.
  * CONTROL answers ENOSYS to domain 0 (there is no daemon to control); INTRODUCE over the wire does so unless the
  * embedding program offers a way to reach another domain's ring.
  */
@@ -145,7 +146,11 @@ export class XenstoreServer {
     for (const session of [...this.sessions]) if (session.domid === domid && domid !== 0) this.close(session);
     const dom0 = this.context({ domid: 0, privileged: true });
     const { owned } = this.store.pathsConcerning(domid);
-    for (const path of owned) if (path !== '/' && this.store.get(path) !== undefined) operations.rm(dom0, path);
+    for (const path of owned) {
+      const node = this.store.get(path);
+      if (path === '/') this.store.put(path, { ...node!, perms: [{ domid: 0, access: 0 }, ...node!.perms.slice(1)] });
+      else if (node !== undefined) operations.rm(dom0, path);
+    }
     for (const path of this.store.pathsConcerning(domid).named) {
       const node = this.store.get(path);
       if (node !== undefined) this.store.put(path, { ...node, perms: node.perms.filter((p) => p.domid !== domid) });
@@ -252,6 +257,7 @@ export class XenstoreServer {
       const wanted = PERM_WRITE | PERM_OWNER;
       if ((accessOf(old, session) & wanted) !== wanted) throw new XenstoreError('EACCES');
       if (!session.privileged && owner.domid !== old[0]?.domid) throw new XenstoreError('EPERM');
+      if (!this.domainExists(owner.domid)) throw new XenstoreError('ENOENT', 'no such owner');
       this.store.setSpecialPerms(path, perms);
       return;
     }
@@ -285,24 +291,24 @@ export class XenstoreServer {
 
   private table(): ReadonlyMap<number, Handler> {
     const context = (r: Request) => this.context(r.session, r.transaction);
-    const path = (r: Request, malformed: XsdError) => canonicalize(oneString(r.payload, malformed), r.session.home);
+    const path = (r: Request) => canonicalize(oneString(r.payload), r.session.home);
     const handlers: [number, Handler][] = [
       [XS.XS_CONTROL, { privileged: true, run: () => refuse('ENOSYS') }],
       [
         XS.XS_DIRECTORY,
         {
           run: (r) => {
-            const node = operations.directory(context(r), path(r, 'ENOENT'));
+            const node = operations.directory(context(r), path(r));
             r.reply(encodeStrings(node.children));
           },
         },
       ],
       [XS.XS_DIRECTORY_PART, { run: (r) => this.directoryPart(r) }],
-      [XS.XS_READ, { run: (r) => r.reply(operations.read(context(r), path(r, 'ENOENT'))) }],
+      [XS.XS_READ, { run: (r) => r.reply(operations.read(context(r), path(r))) }],
       [
         XS.XS_GET_PERMS,
         {
-          run: (r) => r.reply(encodeStrings(operations.getPerms(context(r), path(r, 'ENOENT')).map(formatPerm))),
+          run: (r) => r.reply(encodeStrings(operations.getPerms(context(r), path(r)).map(formatPerm))),
         },
       ],
       [XS.XS_SET_PERMS, { run: (r) => this.setPermsRequest(r) }],
@@ -322,7 +328,7 @@ export class XenstoreServer {
         XS.XS_MKDIR,
         {
           run: (r) => {
-            operations.mkdir(context(r), path(r, 'ENOMEM'));
+            operations.mkdir(context(r), path(r));
             r.reply(OK);
           },
         },
@@ -331,7 +337,7 @@ export class XenstoreServer {
         XS.XS_RM,
         {
           run: (r) => {
-            operations.rm(context(r), path(r, 'ENOMEM'));
+            operations.rm(context(r), path(r));
             r.reply(OK);
           },
         },
@@ -379,16 +385,13 @@ export class XenstoreServer {
         },
       ],
       [XS.XS_TRANSACTION_END, { run: (r) => this.transactionEnd(r) }],
-      [
-        XS.XS_GET_DOMAIN_PATH,
-        { run: (r) => r.reply(encodeText(`${domainPath(atoi(oneString(r.payload, 'EINVAL')))}\0`)) },
-      ],
+      [XS.XS_GET_DOMAIN_PATH, { run: (r) => r.reply(encodeText(`${domainPath(atoi(oneString(r.payload)))}\0`)) }],
       [
         XS.XS_IS_DOMAIN_INTRODUCED,
         {
           privileged: true,
           run: (r) => {
-            const domid = atoi(oneString(r.payload, 'EINVAL'));
+            const domid = atoi(oneString(r.payload));
             r.reply(encodeText(domid === DOMID.DOMID_SELF || this.introduced.has(domid) ? 'T\0' : 'F\0'));
           },
         },
@@ -399,7 +402,7 @@ export class XenstoreServer {
         {
           privileged: true,
           run: (r) => {
-            this.releaseDomain(this.knownDomain(atoi(oneString(r.payload, 'EINVAL'))));
+            this.releaseDomain(this.knownDomain(atoi(oneString(r.payload))));
             r.reply(OK);
           },
         },
@@ -409,7 +412,7 @@ export class XenstoreServer {
         {
           privileged: true,
           run: (r) => {
-            this.knownDomain(atoi(oneString(r.payload, 'EINVAL')));
+            this.knownDomain(atoi(oneString(r.payload)));
             r.reply(OK);
           },
         },
@@ -458,7 +461,7 @@ export class XenstoreServer {
   }
 
   private transactionEnd(r: Request): void {
-    const how = oneString(r.payload, 'EINVAL');
+    const how = oneString(r.payload);
     if (how !== 'T' && how !== 'F') throw new XenstoreError('EINVAL');
     if (r.transaction === undefined) throw new XenstoreError('ENOENT');
     for (const [id, transaction] of r.session.transactions) {
@@ -499,10 +502,10 @@ function refuse(code: XsdError): never {
   throw new XenstoreError(code);
 }
 
-/** The one string that makes up a payload; `malformed` if it is anything else. */
-function oneString(payload: Uint8Array, malformed: XsdError): string {
+/** The one string that makes up a payload. EINVAL if it is anything else. */
+function oneString(payload: Uint8Array): string {
   const nul = payload.indexOf(0);
-  if (nul < 0 || nul !== payload.length - 1) throw new XenstoreError(malformed, 'malformed request');
+  if (nul < 0 || nul !== payload.length - 1) throw new XenstoreError('EINVAL', 'malformed request');
   return decodeText(payload.subarray(0, nul));
 }
 
