@@ -118,8 +118,7 @@ static long stack_switch(struct vp *vp, const u64 *a)
 
 static long fpu_taskswitch(struct vp *vp, const u64 *a)
 {
-    vp->s->vts = a[0] != 0;
-    write_cr0(a[0] ? read_cr0() | 8 : read_cr0() & ~8ul);
+    guest_set_ts(vp, a[0] != 0);
     return 0;
 }
 

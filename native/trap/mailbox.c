@@ -88,7 +88,7 @@ static void apply_effects(struct vp *vp, u32 effects)
     if (effects & TRAP_EFFECT_DEBUG)
         debugreg_load(vp);
     if (effects & TRAP_EFFECT_TS)
-        write_cr0(vp->s->vts ? read_cr0() | 8 : read_cr0() & ~8ul);
+        guest_set_ts(vp, vp->s->vts);
     if (effects & TRAP_EFFECT_VCPU_INFO)
         for (u32 i = 0; i < dom->nr_vps; i++)
             vp_bind_vcpu_info(&vps[i]);

@@ -14,7 +14,7 @@ import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCrash, TrapVp } from '../
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
 import type { GuestMemory } from '../partition/guest-memory';
-import { type MailboxHandlers, Mailboxes, type TrapCall, type TrapReply } from '../partition/mailbox';
+import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
 import type { Partition, PartitionExit } from '../partition/partition';
 import { QemuPartition } from '../partition/qemu/qemu-partition';
 import { ramRegions } from '../partition/qemu/ram-layout';
@@ -29,8 +29,8 @@ import { DomainMemory as BuilderMemory, type PfnRun } from '../xen/builder/memor
 import { GuestConsole } from '../xen/console/console';
 import { domainCpuid, encodeCpuidTable } from '../xen/cpuid-policy';
 import { PAGE_SIZE } from '../xen/domain-memory';
-import { dispatch } from '../xen/hypercalls/dispatch';
 import { GuestRingPage } from '../xen/guest-ring-page';
+import { dispatch } from '../xen/hypercalls/dispatch';
 import { MemoryTrapState } from '../xen/trap-state';
 import { XenDomain } from '../xen/xen-domain';
 import { XenstoreClient } from '../xen/xenstore/client';
