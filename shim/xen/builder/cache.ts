@@ -10,6 +10,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 
 const MAGIC = Buffer.from('XLKERN1\n', 'latin1');
 /** Magic, u64 length, SHA-256 of the content. */
@@ -78,7 +79,12 @@ export class KernelCache {
       const header = Buffer.alloc(HEADER_BYTES);
       MAGIC.copy(header);
       header.writeBigUInt64LE(BigInt(content.length), 8);
-      createHash('sha256').update(content).digest().copy(header, 16);
+      const hash = createHash('sha256');
+      for (let at = 0; at < content.length; at += PIECE_BYTES) {
+        hash.update(content.subarray(at, at + PIECE_BYTES));
+        await setImmediate();
+      }
+      hash.digest().copy(header, 16);
       const file = await open(temporary, 'wx', 0o600);
       try {
         await file.writev([header, content]);

@@ -15,7 +15,7 @@ interface Reply {
 
 /**
  * Evaluates `program`, the body of an async function of (library, input, size) that returns a Uint8Array, in a worker.
- * `library` is the module `moduleName`. `input` is copied. Rejects with CodecError if the program throws.
+ * `library` is the module `moduleName`. `input` is copied, the result is handed over. Rejects with CodecError if the program throws.
  */
 export function decompressInWorker(
   moduleName: string,
@@ -29,7 +29,7 @@ const { pathToFileURL } = require('node:url');
 const run = async (library, input, size) => { ${program} };
 const load = async (path) => (path.endsWith('.mjs') ? import(pathToFileURL(path).href) : require(path));
 load(workerData.path).then((library) => run(library, workerData.input, workerData.size)).then(
-  (output) => parentPort.postMessage({ output }),
+  (output) => parentPort.postMessage({ output }, output.byteLength === output.buffer.byteLength ? [output.buffer] : []),
   (error) => parentPort.postMessage({ error: String((error && error.message) || error) }),
 );`;
   return new Promise((resolve, reject) => {
