@@ -95,7 +95,7 @@ function howItBoots(facts: KernelFacts): string[] {
     `64-bit PV, entry at ${hex(facts.entry)}`,
     `kernel in frames ${hex(facts.startPfn)} to ${hex(facts.endPfn)}, mapped from ${hex(facts.virtBase)}`,
     facts.hypercallPfn === undefined
-      ? 'hypercalls by its own SYSCALL instructions'
+      ? 'no hypercall page asked for'
       : `hypercall page in frame ${hex(facts.hypercallPfn)}`,
     plan.p2mFrames === undefined ? 'p2m list in the initial mapping' : `p2m list at ${hex(plan.p2m.va)}`,
     facts.modStartPfn ? 'ramdisk by frame number, unmapped' : 'ramdisk in the initial mapping',

@@ -76,8 +76,9 @@ export function readNotes(elf: Elf): Note[] {
   const notes: Note[] = [];
   for (const s of elf.segments) if (s.type === PT_NOTE) notesIn(elf, s.fileOffset, s.fileSize, notes);
   if (notes.some((n) => n.owner === XEN_OWNER)) return notes;
-  for (const s of elf.sections) if (s?.type === SHT_NOTE) notesIn(elf, s.fileOffset, s.fileSize, notes);
-  return notes;
+  const others: Note[] = [];
+  for (const s of elf.sections) if (s?.type === SHT_NOTE) notesIn(elf, s.fileOffset, s.fileSize, others);
+  return others.some((n) => n.owner === XEN_OWNER) ? others : notes;
 }
 
 /** The number in a note's descriptor, or undefined if it has no size that a number can have. */

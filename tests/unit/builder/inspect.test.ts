@@ -34,7 +34,7 @@ test('a Linux bzImage, in full', async () => {
   boots: yes
     64-bit PV, entry at 0xffffffff81000040
     kernel in frames 0x1000 to 0x100b, mapped from 0xffffffff80000000
-    hypercalls by its own SYSCALL instructions
+    no hypercall page asked for
     p2m list at 0x8000000000
     ramdisk by frame number, unmapped
     at least 21 MB of memory to place it in, ramdisk not counted`);
