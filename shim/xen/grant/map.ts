@@ -5,10 +5,11 @@
  * The only table that a domain here can map from is its own: there is no second guest in a partition, and dom0 grants
  * nothing. Back ends in the shim use GrantTable.acquire and no map.
  *
- * Relaxed: the entry is stored straight into the level-1 table (found by walking the tables, or named by
- * GNTMAP_contains_pte) with a compare-and-swap. The frame must be of type L1 unless the type is not known (count 0),
- * the old entry's and the new entry's references are not counted in frame_info, so the trap module does not see that
- * a granted frame is mapped writable. The guest's own grants are its own frames; nothing else comes in reach by this.
+ * The entry is stored as any level-1 entry is (page-entries.ts), with its references: the table must be a live L1 table,
+ * named by an address that it maps or by GNTMAP_contains_pte.
+ *
+ * Quirks: a map leaves the caller's TLB to be flushed, an unmap everyone's. The guest can clear the entry by other means,
+ * as it can under Xen; the handle then only gives the grant back.
  */
 import { TRAP_EFFECT, TRAP_FI } from '../../../abi/trap';
 import { GNTST, GNTTAB_FLAGS } from '../../../abi/xen/grant-ops';
@@ -24,12 +25,9 @@ import {
   PTE_US,
   pteMfn,
 } from '../guest-virtual';
+import { storeEntry } from '../page-entries';
 import type { XenDomain } from '../xen-domain';
 import type { AcquiredGrant } from './grant-table';
-
-/** Xen's marks in a level-1 entry: a page of the guest kernel (bit 52). */
-const PTE_GUEST_KERNEL = 1n << 52n;
-const PTE_GLOBAL = 1n << 8n;
 
 /** Linux's and Xen's default: 1024 maptrack frames hold this many handles and more; a bound against leaks. */
 const MAX_HANDLES = 0x40000;
@@ -85,7 +83,7 @@ export class GrantMaps {
       grants.push(grant);
     }
     const { mfn } = grants[0]!;
-    if ((flags & GNTMAP_host_map) !== 0 && !this.storeMapping(guest, hostAddr, mfn, flags)) {
+    if ((flags & GNTMAP_host_map) !== 0 && !this.storeMapping(guest, hostAddr, mfn, flags, call)) {
       for (const g of grants) g.release();
       return { status: GNTST.GNTST_general_error };
     }
@@ -106,31 +104,29 @@ export class GrantMaps {
       at = guest.l1EntryAddress(hostAddr);
     }
     if (at === undefined) return undefined;
-    const table = Math.floor(at / PAGE_SIZE);
-    if (!this.d.frames.isOwned(table)) return undefined;
-    const type = this.d.frames.type(table);
-    return type === TRAP_FI.TRAP_FI_L1 || type === TRAP_FI.TRAP_FI_NONE ? at : undefined;
+    return this.d.frames.isFrame(Math.floor(at / PAGE_SIZE)) ? at : undefined;
   }
 
-  private storeMapping(guest: GuestVirtual, hostAddr: bigint, mfn: number, flags: number): boolean {
+  /** Changes the entry at `at`: false if it is refused. */
+  private store(at: number, value: bigint, call: { effects: number }): boolean {
+    const table = Math.floor(at / PAGE_SIZE);
+    return storeEntry(this.d, call, table, TRAP_FI.TRAP_FI_L1, (at % PAGE_SIZE) / 8, value, { keepAd: false }) === 0;
+  }
+
+  private storeMapping(
+    guest: GuestVirtual,
+    hostAddr: bigint,
+    mfn: number,
+    flags: number,
+    call: { effects: number },
+  ): boolean {
     const at = this.entryAddress(guest, hostAddr, flags);
     if (at === undefined) return false;
     let pte = (BigInt(mfn) << 12n) | PTE_P | PTE_A | PTE_D | PTE_NX;
     pte |= BigInt((flags >>> 16) & 7) << 9n;
     if ((flags & GNTTAB_FLAGS.GNTMAP_readonly) === 0) pte |= PTE_RW;
-    if ((flags & GNTTAB_FLAGS.GNTMAP_application_map) !== 0) pte |= PTE_US | PTE_GLOBAL;
-    else if (this.d.trap.getDomain('guest_ring') !== 1) pte |= PTE_US | PTE_GUEST_KERNEL;
-    this.swapEntry(at, () => pte);
-    return true;
-  }
-
-  private swapEntry(at: number, change: (old: bigint) => bigint | undefined): bigint | undefined {
-    for (;;) {
-      const old = this.d.memory.load64(at);
-      const next = change(old);
-      if (next === undefined) return undefined;
-      if (this.d.memory.cas64(at, old, next) === old) return old;
-    }
+    if ((flags & GNTTAB_FLAGS.GNTMAP_application_map) !== 0) pte |= PTE_US;
+    return this.store(at, pte, call);
   }
 
   private mapsFrame(pte: bigint, mfn: number): boolean {
@@ -145,9 +141,8 @@ export class GrantMaps {
     }
     if (hostAddr !== 0n && (mapping.flags & GNTTAB_FLAGS.GNTMAP_host_map) !== 0) {
       const at = this.entryAddress(guest, hostAddr, mapping.flags);
-      const old =
-        at === undefined ? undefined : this.swapEntry(at, (pte) => (this.mapsFrame(pte, mapping.mfn) ? 0n : undefined));
-      if (old === undefined) return GNTST.GNTST_general_error;
+      const mapped = at !== undefined && this.mapsFrame(this.d.memory.load64(at), mapping.mfn);
+      if (!mapped || !this.store(at, 0n, call)) return GNTST.GNTST_general_error;
       this.drop(handle, mapping, GNTTAB_FLAGS.GNTMAP_host_map);
       call.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
     }
@@ -177,8 +172,8 @@ export class GrantMaps {
     const from = this.entryAddress(guest, newAddr, 0);
     if (to === undefined || from === undefined) return GNTST.GNTST_general_error;
     if (!this.mapsFrame(this.d.memory.load64(to), mapping.mfn)) return GNTST.GNTST_general_error;
-    const moved = this.swapEntry(from, () => 0n) ?? 0n;
-    this.swapEntry(to, () => moved);
+    const moved = this.d.memory.load64(from);
+    if (!this.store(to, moved, call) || !this.store(from, 0n, call)) return GNTST.GNTST_general_error;
     this.drop(handle, mapping, GNTTAB_FLAGS.GNTMAP_host_map);
     call.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
     return GNTST.GNTST_okay;

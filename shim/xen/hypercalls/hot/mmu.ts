@@ -14,8 +14,9 @@ import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
 import { MMU, MmuUpdate, UVMF } from '../../../../abi/xen/mmu';
 import { MMUEXT, MmuextOp } from '../../../../abi/xen/mmuext';
 import { PAGE_SIZE } from '../../domain-memory';
-import { GuestFault, isGuestAddress, PTE_A, PTE_D, PTE_P } from '../../guest-virtual';
-import { isModuleSlot, movesReferences, PageTypes, typeOf } from '../../page-types';
+import { GuestFault, isGuestAddress } from '../../guest-virtual';
+import { storeEntry } from '../../page-entries';
+import { PageTypes } from '../../page-types';
 import type { XenDomain } from '../../xen-domain';
 import { arg32, arg64, type Handler, type HypercallCall } from '../call';
 
@@ -23,98 +24,6 @@ const PREEMPTED = 0x8000_0000;
 const MAX_LDT_ENTRIES = 8192;
 /** Requests of one call are answered in one go; a guest that sends more than this is told so by its `done` count. */
 const MAX_REQUESTS = 1 << 20;
-
-interface Store {
-  readonly keepAd: boolean;
-}
-
-/** Returned inside when the frame or the entry changed meanwhile. */
-const AGAIN = 1;
-const TRIES = 1000;
-
-function exchangeEntry(d: XenDomain, at: number, value: bigint, how: Store, sameTarget: boolean): bigint | undefined {
-  for (;;) {
-    const now = d.memory.load64(at);
-    if (sameTarget && movesReferences(now, value)) return undefined;
-    const next = how.keepAd ? value | (now & (PTE_A | PTE_D)) : value;
-    if (d.memory.cas64(at, now, next) === now) return now;
-  }
-}
-
-function storeInTable(
-  d: XenDomain,
-  c: HypercallCall,
-  types: PageTypes,
-  mfn: number,
-  level: number,
-  slot: number,
-  value: bigint,
-  how: Store,
-): number {
-  if (level === 4 && isModuleSlot(slot)) return -E.XEN_EINVAL;
-  const present = (value & PTE_P) !== 0n;
-  if (present && (value & types.disallowedBits(level)) !== 0n) return -E.XEN_EINVAL;
-  const at = types.entryAt(mfn, slot);
-  const sameTarget = present && !movesReferences(d.memory.load64(at), value);
-  if (present && !sameTarget) {
-    const rc = types.getTarget(level, mfn, value);
-    if (rc !== 0) return rc;
-  }
-  const info = types.lock(mfn);
-  const live = types.isLiveTable(info) && typeOf(info) === level;
-  const old = live ? exchangeEntry(d, at, types.fixEntry(level, value), how, sameTarget) : undefined;
-  types.unlock(mfn);
-  if (old === undefined) {
-    if (present && !sameTarget) types.putTarget(level, mfn, value);
-    return AGAIN;
-  }
-  if ((old & PTE_P) !== 0n) {
-    if (!sameTarget) types.putTarget(level, mfn, old);
-    if (level > 1) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
-  }
-  return 0;
-}
-
-/** A frame that is no table: the lock keeps it from becoming one during the store. */
-function storeInPage(d: XenDomain, types: PageTypes, mfn: number, slot: number, value: bigint): number {
-  const type = typeOf(types.lock(mfn));
-  const plain = type === TRAP_FI.TRAP_FI_NONE || type === TRAP_FI.TRAP_FI_WRITABLE;
-  if (plain) d.memory.store64(types.entryAt(mfn, slot), value);
-  types.unlock(mfn);
-  return plain ? 0 : AGAIN;
-}
-
-/** `only`: the level that the frame must have as a table; 0 for any, and for ordinary frames too. 0 or -errno. */
-function storeEntry(
-  d: XenDomain,
-  c: HypercallCall,
-  mfn: number,
-  only: number,
-  slot: number,
-  value: bigint,
-  how: Store,
-): number {
-  const types = new PageTypes(d, c);
-  for (let i = 0; i < TRIES; i++) {
-    const info = d.frames.info(mfn);
-    const type = typeOf(info);
-    const owner = d.frames.owner(mfn);
-    let rc: number;
-    if (types.isLiveTable(info) && (only === 0 || type === only)) {
-      rc = storeInTable(d, c, types, mfn, type, slot, value, how);
-    } else if (only !== 0 || owner === TRAP_FI.TRAP_FI_OWNER_NONE || owner === TRAP_FI.TRAP_FI_OWNER_XEN_RO) {
-      return -E.XEN_EINVAL;
-    } else if (type === TRAP_FI.TRAP_FI_NONE || type === TRAP_FI.TRAP_FI_WRITABLE) {
-      rc = storeInPage(d, types, mfn, slot, value);
-    } else if ((info & TRAP_FI.TRAP_FI_LOCKED) !== 0n) {
-      rc = AGAIN;
-    } else {
-      return -E.XEN_EINVAL;
-    }
-    if (rc !== AGAIN) return rc;
-  }
-  throw new Error(`the entry ${slot} of frame 0x${mfn.toString(16)} keeps changing`);
-}
 
 function checkDomain(d: XenDomain, domid: number): number {
   return domid === DOMID.DOMID_SELF || domid === d.domid ? 0 : -E.XEN_ESRCH;
