@@ -5,7 +5,7 @@
  *
  * `--native` (npm's install script) leaves TypeScript and what needs it alone: an installed package brings its dist/.
  */
-import { chmodSync, existsSync, mkdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { withLock } from './lib/lock.mjs';
 import { buildHost, buildRom, buildTrap } from './lib/native.mjs';
@@ -51,17 +51,10 @@ async function headers() {
   done.touch(startedAt);
 }
 
-/** Makes `npx xenlighten` work in the checkout itself, as npm does for a package that is installed elsewhere. */
-function linkCommand() {
+/** npx links to the command once; the link must still work when dist/ has been made anew. */
+function makeExecutable() {
   const command = path.join(root, 'dist', 'shim', 'cli', 'main.js');
-  const bin = path.join(root, 'node_modules', '.bin');
-  if (process.platform === 'win32' || !existsSync(command) || !existsSync(bin)) return;
-  chmodSync(command, 0o755);
-  const link = path.join(bin, 'xenlighten');
-  if (!existsSync(link)) {
-    rmSync(link, { force: true });
-    symlinkSync(path.relative(bin, command), link);
-  }
+  if (existsSync(command)) chmodSync(command, 0o755);
 }
 
 runMain(() =>
@@ -71,7 +64,7 @@ runMain(() =>
     if (process.argv.includes('--native')) return 0;
     // Type errors do not keep the compiler from writing its output: build the rest, then report failure.
     const ok = await timed('compiling TypeScript', () => typescript());
-    linkCommand();
+    makeExecutable();
     await timed('generating C headers from abi/', () => headers());
     await timed('building the trap module', () => buildTrap());
     return ok ? 0 : 1;
