@@ -113,7 +113,7 @@ long mm_check_domain(u32 domid)
 
 bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk)
 {
-    u64 mfn = l4_mfn, and_bits = ~0ul, or_bits = 0;
+    u64 mfn = l4_mfn, l2_mfn = 0, and_bits = ~0ul, or_bits = 0;
     if (!guest_range_ok(va, 1))
         return false;
     for (u32 level = 4; level > 1; level--) {
@@ -124,11 +124,13 @@ bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk)
             return false;
         and_bits &= entry;
         or_bits |= entry;
+        l2_mfn = mfn;
         mfn = PTE_MFN(entry);
     }
     if (!mfn_valid(mfn))
         return false;
     walk->l1_mfn = mfn;
+    walk->l2_mfn = l2_mfn;
     walk->slot = (va >> PAGE_SHIFT) & 511;
     walk->entry = READ_ONCE(((u64 *)mfn_to_va(mfn))[walk->slot]);
     walk->rights = (and_bits & (PTE_RW | PTE_US)) | (or_bits & PTE_NX);

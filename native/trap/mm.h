@@ -63,8 +63,7 @@ static inline bool is_module_slot(u32 slot)
     return slot >= TRAP_L4_FIRST && slot <= TRAP_L4_LAST;
 }
 
-/* --- mm_types.c ------------------------------------------------------------------------------------------------------
- */
+/* --- mm_types.c --------------------------------------------------------------------------------------------------- */
 
 /* Takes the lock bit of a frame; returns the word as it was. Waits while another VP has it. */
 u64 mm_frame_lock(struct vp *vp, u64 mfn);
@@ -93,13 +92,19 @@ extern u32 mm_flush_epoch;
 /* --- mm.c --------------------------------------------------------------------------------------------------------- */
 
 struct mm_walk {
-    u64 l1_mfn;
+    u64 l1_mfn, l2_mfn;
     u32 slot;
     u64 entry;  /* the L1 entry, present or not */
     u64 rights; /* PTE_RW and PTE_US that all upper levels grant; PTE_NX if any of them sets it */
 };
 /* Walks down to the L1 entry for va; false if an upper level is absent or va is not the guest's. */
 bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk);
+/*
+ * A writable entry for va has been replaced (`walk` is from before): drops its TLB entry, if that is all it takes to be
+ * sure that nobody writes the frame any more. `fi_before` is the frame's word before the change. It saves a whole flush
+ * when the frame becomes a table next, which is what guests change single mappings for. (mm_types.c)
+ */
+void mm_drop_translation(u64 va, const struct mm_walk *walk, u64 fi_before);
 /* *mask from a guest's bitmap of vCPU ids; 0 or -EFAULT. Bits of vCPUs that do not exist are ignored. */
 long mm_read_vcpu_mask(u64 bitmap_va, u64 *mask);
 /* foreigndom of the MMU hypercalls: 0, or -ESRCH for any domain but this one. */

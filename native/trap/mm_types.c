@@ -270,13 +270,36 @@ static long validate_descriptors(u64 mfn)
 #define STALE_BITS (TRAP_FI_STALE_RW | TRAP_FI_EPOCH_MASK)
 
 /*
- * The guest made its last writable mapping of a frame read-only without a flush, as it may: it expects Xen to see to it
- * that nobody writes the table through an old TLB entry, past the accounting.
+ * The guest made a writable mapping of a frame read-only without a flush, as it may: it expects Xen to see to it that
+ * nobody writes the frame as a table through an old TLB entry, past the accounting. So every writable reference that is
+ * dropped leaves a mark with the number of the last flush; the mark goes when the frame becomes a table, after a flush
+ * if there has been none in between.
  */
-static void flush_stale(struct vp *vp, u64 fi)
+static u64 mark_stale(u64 fi)
 {
-    if (dom->nr_vps > 1 || fi >> TRAP_FI_EPOCH_SHIFT == (READ_ONCE(mm_flush_epoch) & 3))
-        mm_flush_vps(vp, ~0ul);
+    return (fi & ~STALE_BITS) | TRAP_FI_STALE_RW | (u64)READ_ONCE(mm_flush_epoch) << TRAP_FI_EPOCH_SHIFT;
+}
+
+static bool is_stale(u64 fi)
+{
+    return (fi & TRAP_FI_STALE_RW) && (dom->nr_vps > 1 || fi >> TRAP_FI_EPOCH_SHIFT == (READ_ONCE(mm_flush_epoch) & 3));
+}
+
+/* Does the table hang in one place? Pins do not make translations. */
+static bool referred_to_once(u64 mfn)
+{
+    u64 fi = fi_load(mfn);
+    return fi_count(fi) - !!(fi & TRAP_FI_PINNED) == 1;
+}
+
+void mm_drop_translation(u64 va, const struct mm_walk *walk, u64 fi_before)
+{
+    /* It must be the only translation: on this VP, at this address. (L3 tables are shared by roots, at the same slot.) */
+    if (dom->nr_vps > 1 || (walk->entry & (PTE_P | PTE_RW)) != (PTE_P | PTE_RW) || is_stale(fi_before) ||
+        !referred_to_once(walk->l1_mfn) || !referred_to_once(walk->l2_mfn))
+        return;
+    invlpg(va);
+    __atomic_and_fetch(&frame_info[PTE_MFN(walk->entry)], ~STALE_BITS, __ATOMIC_SEQ_CST);
 }
 
 long mm_get_type(struct vp *vp, u64 mfn, u32 type)
@@ -294,9 +317,9 @@ long mm_get_type(struct vp *vp, u64 mfn, u32 type)
                 fi = fi_load(mfn);
                 continue;
             }
-            u64 first = (fi & ~STALE_BITS) + ((u64)type << TRAP_FI_TYPE_SHIFT) + 1;
+            u64 first = fi + ((u64)type << TRAP_FI_TYPE_SHIFT) + 1;
             stale = fi;
-            if (fi_cmpxchg(mfn, &fi, validates ? first | TRAP_FI_LOCKED : first))
+            if (fi_cmpxchg(mfn, &fi, validates ? (first & ~STALE_BITS) | TRAP_FI_LOCKED : first))
                 break;
         } else if (fi_type(fi) != type || fi_count(fi) == TRAP_FI_COUNT_MASK) {
             return E(EINVAL);
@@ -310,8 +333,8 @@ long mm_get_type(struct vp *vp, u64 mfn, u32 type)
     if (!validates)
         return 0;
 
-    if (stale & TRAP_FI_STALE_RW)
-        flush_stale(vp, stale);
+    if (is_stale(stale))
+        mm_flush_vps(vp, ~0ul);
     /* Ours is the only reference, and nobody adds one before VALIDATED is set. */
     long rc = type == TRAP_FI_SEG ? validate_descriptors(mfn) : validate_table(vp, mfn, type);
     if (rc == 0)
@@ -331,13 +354,12 @@ void mm_put_type(struct vp *vp, u64 mfn)
         /* A guest that writes a table through a stale TLB entry can upset its own accounting; it harms only itself. */
         if (unlikely(count == 0))
             return;
-        if (count > 1) {
-            if (likely(fi_cmpxchg(mfn, &fi, fi - 1)))
+        if (type == TRAP_FI_WRITABLE) {
+            u64 next = mark_stale(fi - 1);
+            if (likely(fi_cmpxchg(mfn, &fi, count > 1 ? next : next & ~TRAP_FI_TYPE_MASK)))
                 return;
-        } else if (type == TRAP_FI_WRITABLE) {
-            if (likely(fi_cmpxchg(mfn, &fi,
-                                  ((fi - 1) & ~(TRAP_FI_TYPE_MASK | TRAP_FI_EPOCH_MASK)) | TRAP_FI_STALE_RW |
-                                      (u64)READ_ONCE(mm_flush_epoch) << TRAP_FI_EPOCH_SHIFT)))
+        } else if (count > 1) {
+            if (likely(fi_cmpxchg(mfn, &fi, fi - 1)))
                 return;
         } else if (fi & TRAP_FI_LOCKED) {
             mm_spin(vp);

@@ -210,9 +210,12 @@ long do_update_va_mapping(struct vp *vp, u64 va, u64 val, u64 flags)
 
     if (unlikely(!mm_walk_to_l1(vp->s->kernel_l4, va, &walk)))
         return E(EINVAL);
+    const u64 target = PTE_MFN(walk.entry), target_fi = mfn_valid(target) ? fi_load(target) : 0;
     long rc = mm_store_entry(vp, walk.l1_mfn, 1, walk.slot, val, STORE_SET, 0, &flush);
     if (unlikely(rc))
         return rc;
+    if (moves_references(walk.entry, val))
+        mm_drop_translation(va, &walk, target_fi);
 
     const u32 kind = flags & UVMF_FLUSHTYPE_MASK;
     if (kind != UVMF_TLB_FLUSH && kind != UVMF_INVLPG)

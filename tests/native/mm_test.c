@@ -955,6 +955,23 @@ static void test_races(void)
     CHECK_EQ(cr3_loads[0], loads + 1);
     CHECK_EQ(ext(MMUEXT_PIN_L1_TABLE, s.data + 1, 0), 0); /* that flush did for both */
     CHECK_EQ(cr3_loads[0], loads + 1);
+    /* With a known address, INVLPG is enough, unless the frame has been mapped writable elsewhere. */
+    u64 invalidated = invlpgs[0];
+    CHECK_EQ(set(s.l1, 30, pte(s.data + 3, RW)), 0);
+    CHECK_EQ(set(s.l1, 30, 0), 0);
+    for (u32 i = 2; i < 4; i++)
+        CHECK_EQ(do_update_va_mapping(&vps[0], space_va(i), pte(s.data + i, RO), 0), 0);
+    CHECK_EQ(invlpgs[0], invalidated + 1);
+    CHECK_EQ(last_invlpg, space_va(2));
+    CHECK_EQ(ext(MMUEXT_PIN_L1_TABLE, s.data + 2, 0), 0);
+    CHECK_EQ(cr3_loads[0], loads + 1);
+    CHECK_EQ(ext(MMUEXT_PIN_L1_TABLE, s.data + 3, 0), 0);
+    CHECK_EQ(cr3_loads[0], loads + 2);
+    /* A table that hangs in two places makes translations at two addresses. */
+    CHECK_EQ(set(s.l2, 1, pte(s.l1, RW)), 0);
+    CHECK_EQ(do_update_va_mapping(&vps[0], space_va(4), pte(s.data + 4, RO), 0), 0);
+    CHECK_EQ(ext(MMUEXT_PIN_L1_TABLE, s.data + 4, 0), 0);
+    CHECK_EQ(cr3_loads[0], loads + 3);
     CHECK_ALL();
 }
 
