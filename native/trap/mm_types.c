@@ -105,14 +105,12 @@ static void put_leaf(struct vp *vp, u64 entry)
 #define LINEAR_USE (1ul << TRAP_FI_LINEAR_USES_SHIFT)
 #define LINEAR_ENTRY (1ul << TRAP_FI_LINEAR_ENTRIES_SHIFT)
 
-/* An entry of `table` that refers to another table of the same level. */
+/* An entry of `table` that may refer to another table of the same level. */
 static bool get_linear(u32 level, u64 table, u64 entry)
 {
-    u64 target = PTE_MFN(entry);
+    const u64 target = PTE_MFN(entry);
     if (entry & PTE_RW)
         return false;
-    if (target == table)
-        return true;
 
     u64 fi = fi_load(table);
     do {
@@ -135,6 +133,9 @@ long mm_get_target(struct vp *vp, u32 level, u64 table, u64 entry)
 {
     if (likely(level == 1))
         return get_leaf(vp, entry);
+    /* Not by asking for its type: if it is no table any more, a reference taken now would never be dropped. */
+    if (PTE_MFN(entry) == table)
+        return entry & PTE_RW ? E(EINVAL) : 0;
     long rc = mm_get_type(vp, PTE_MFN(entry), level - 1);
     if (rc == E(EINVAL) && mfn_is_ours(PTE_MFN(entry)) && get_linear(level, table, entry))
         rc = 0;
