@@ -229,6 +229,7 @@ export const TrapDomain = struct('trap_domain', SPEC, 0x10000, {
   time_offset: { type: 'u64', offset: 248, doc: 'T: system_time of the last anchor' },
   time_tsc: { type: 'u64', offset: 256, doc: 'T: TSC of the last anchor' },
   image_gpa: { type: 'u64', offset: 264, doc: 'S0: RAM behind TRAP_VA_IMAGE' },
+  pci_cf8: { type: 'u32', offset: 272, doc: 'T: what the guest last wrote to port 0xcf8' },
   /** Exchanged by locked operations: ports with events for the shim. */
   to_shim_sel: { type: 'u64', offset: 0x140 },
   to_shim: { type: 'u64', offset: 0x180, count: 64 },

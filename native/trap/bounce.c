@@ -71,7 +71,7 @@ void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b
         domain_crash(vp, TRAP_CRASH_BAD_STACK, "cannot store the frame for handler %lx on the guest stack at %lx",
                      b->handler, sp);
     if (b->mask_events)
-        WRITE_ONCE(vp->vi->evtchn_upcall_mask, 1);
+        WRITE_ONCE(vp->vi->evtchn_upcall_mask, mask | 1); /* a guest may keep other bits there */
 
     regs->rip = b->handler;
     regs->cs = kernel_cs();

@@ -29,6 +29,7 @@
 #define CPUID7_EBX_FSGSBASE (1u << 0)
 
 #define PIT_CHANNEL2 0x42
+#define PCI_CONFIG_ADDRESS 0xcf8
 
 /* Elements of one REP INS/OUTS done before interrupts are looked at again. */
 #define REP_BATCH 1024
@@ -150,6 +151,9 @@ static u32 port_read(u32 port, u32 size)
 {
     u32 value = 0;
 
+    /* Xen keeps what a guest writes to the PCI address port, and says "no device" at the data port. */
+    if (port == PCI_CONFIG_ADDRESS && size == 4)
+        return dom->pci_cf8;
     for (u32 i = 0; i < size; i++)
         if (port + i != PIT_CHANNEL2)
             value |= 0xffu << (8 * i);
@@ -232,6 +236,8 @@ static bool plain_io(struct vp *vp, struct trap_regs *regs, const struct insn *i
         return false;
     if (in)
         insn_write_reg(regs, insn, GPR_RAX, size, port_read(port, size));
+    else if (port == PCI_CONFIG_ADDRESS && size == 4)
+        dom->pci_cf8 = (u32)regs->rax;
     count_misc(vp, in ? TRAP_COUNT_EMU_IN : TRAP_COUNT_EMU_OUT);
     return insn_retire(vp, regs, insn, debugreg_match_io(vp, port, size));
 }

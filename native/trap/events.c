@@ -210,11 +210,10 @@ long do_evtchn_send(struct vp *vp, u32 port)
 
 long do_evtchn_unmask(struct vp *vp, u32 port)
 {
-    if (port == 0 || port >= dom->ports_nr)
+    if (port >= dom->ports_nr)
         return E(EINVAL);
+    /* Xen unmasks ports in any state, port 0 included. */
     u64 e = READ_ONCE(dom->ports[port]);
-    if (port_kind(e) == TRAP_PORT_FREE)
-        return E(EINVAL);
     if (dom->evtchn_fifo) {
         u32 *word = fifo_word(port);
         if (word) {

@@ -36,8 +36,6 @@ static long set_trap_table(struct vp *vp, const u64 *a)
 
 static long register_callback(struct vp *vp, u32 type, u32 flags, u64 address)
 {
-    if (type == CALLBACKTYPE_sysenter_deprecated)
-        type = CALLBACKTYPE_sysenter;
     if (type != CALLBACKTYPE_event && type != CALLBACKTYPE_failsafe && type != CALLBACKTYPE_syscall &&
         type != CALLBACKTYPE_nmi && type != CALLBACKTYPE_sysenter && type != CALLBACKTYPE_syscall32)
         return E(ENOSYS);
@@ -67,7 +65,6 @@ static long callback_op(struct vp *vp, const u64 *a)
         case CALLBACKTYPE_failsafe:
         case CALLBACKTYPE_syscall:
         case CALLBACKTYPE_sysenter:
-        case CALLBACKTYPE_sysenter_deprecated:
         case CALLBACKTYPE_syscall32:
             return E(EINVAL);
         default:
@@ -80,9 +77,7 @@ static long callback_op(struct vp *vp, const u64 *a)
 static long set_callbacks(struct vp *vp, const u64 *a)
 {
     static const u32 types[] = {CALLBACKTYPE_event, CALLBACKTYPE_failsafe, CALLBACKTYPE_syscall};
-    for (u32 i = 0; i < 3; i++)
-        if (!is_canonical(a[i]))
-            return E(EINVAL);
+    /* Xen checks nothing here: an address that is not canonical is left out. */
     for (u32 i = 0; i < 3; i++)
         register_callback(vp, types[i], types[i] == CALLBACKTYPE_syscall ? 0 : CALLBACKF_mask_events, a[i]);
     return 0;
@@ -139,7 +134,8 @@ static long set_segment_base(struct vp *vp, const u64 *a)
     u32 which = (u32)a[0];
     u64 base = a[1];
     if (which == SEGBASE_GS_USER_SEL) {
-        load_user_gs((u32)(base & 0xffff) | 3);
+        u32 sel = base & 0xffff;
+        load_user_gs(sel > 3 ? sel | 3 : sel);
         return 0;
     }
     if (which > SEGBASE_GS_USER_SEL || !is_canonical(base))
@@ -173,9 +169,8 @@ static long vcpu_op(struct vp *vp, const u64 *a)
             return E(EINVAL);
         if (copy_from_guest(&t, a[2], sizeof(t)))
             return E(EFAULT);
-        if ((t.flags & VCPU_SSHOTTMR_future) && t.timeout_abs_ns < system_time())
-            return E(ETIME);
-        /* 0 would mean "no timer": any time in the past does. */
+        /* Xen 4.17 ignores VCPU_SSHOTTMR_future: a deadline in the past fires at once. 0 would mean "no timer": any
+           other time in the past serves. */
         s->timer_singleshot = t.timeout_abs_ns ? t.timeout_abs_ns : 1;
         if (s->timer_singleshot <= system_time())
             timer_expire(vp);

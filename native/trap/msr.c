@@ -32,7 +32,9 @@
 #define MSR_K7_EVNTSEL0 0xc0010000
 #define MSR_K7_PERFCTR3 0xc0010007
 #define MSR_K8_HWCR 0xc0010015
-#define MSR_K8_INT_PENDING 0xc0010055
+#define MSR_K8_PSTATE_LIMIT 0xc0010061
+#define MSR_P5_MC_ADDR 0x0
+#define MSR_MISC_FEATURES 0x140
 #define MSR_AMD_DE_CFG 0xc0011029
 
 /* Xen's page attribute table: WB WT UC- UC WC WP UC UC. */
@@ -109,8 +111,11 @@ static int read_known(struct vp *vp, u32 msr, u64 *value)
         return 0;
     case MSR_UCODE_REV:
         return rdmsr_safe(msr, value) ? -1 : 0;
-    case MSR_PLATFORM_ID:
+    case MSR_P5_MC_ADDR:
     case MSR_PLATFORM_INFO:
+    case MSR_MISC_FEATURES:
+        return 0; /* virtual on every vendor's CPU, as Xen has them */
+    case MSR_PLATFORM_ID:
         if (cpu_vendor() != VENDOR_INTEL)
             return -1;
         if (rdmsr_safe(msr, value))
@@ -143,7 +148,7 @@ static int read_known(struct vp *vp, u32 msr, u64 *value)
     case MSR_HYPERCALL_PAGE:
         return 0;
     case MSR_K8_HWCR:
-    case MSR_K8_INT_PENDING:
+    case MSR_K8_PSTATE_LIMIT:
         return cpu_vendor() == VENDOR_AMD ? 0 : -1;
     case MSR_AMD_DE_CFG:
         *value = DE_CFG_LFENCE_SERIALISE;
@@ -176,19 +181,18 @@ int guest_wrmsr(struct vp *vp, u32 msr, u64 value)
         return is_canonical(value) && !wrmsr_safe(msr, value) ? 0 : -1;
     case MSR_TSC_AUX:
         return value >> 32 == 0 && has_tsc_aux(vp) && !wrmsr_safe(msr, value) ? 0 : -1;
-    case MSR_EFER:
-    case MSR_APIC_BASE:
     case MSR_MISC_ENABLE:
+        return 0; /* Xen logs a value that differs, and drops it */
+    case MSR_EFER:
         /* A kernel may write back what it read. */
         return read_known(vp, msr, &old) == 0 && value == old ? 0 : -1;
     case MSR_UCODE_REV:
-        /* Intel's kernels write 0 before they read the revision; AMD's processors ignore the write. */
-        return cpu_vendor() == VENDOR_AMD || (cpu_vendor() == VENDOR_INTEL && value == 0) ? 0 : -1;
+        /* Intel's kernels write 0 before they read the revision. */
+        return cpu_vendor() == VENDOR_INTEL && value == 0 ? 0 : -1;
     case MSR_MCG_STATUS:
     case MSR_MCG_CTL:
         return 0;
     case MSR_K8_HWCR:
-    case MSR_K8_INT_PENDING:
     case MSR_AMD_DE_CFG:
         return cpu_vendor() == VENDOR_AMD ? 0 : -1;
     case MSR_HYPERCALL_PAGE: {

@@ -95,6 +95,10 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
     vp->s->kernel_sp = dom->start_rsp;
     vp->s->kernel_ss = FLAT_KERNEL_SS64;
     vp->s->online = vp->s->initialised = vp->s->running = 1;
+    /* Xen starts a PV vCPU with a tick, which Linux stops at once. */
+    vp->s->timer_period = 10000000;
+    vp->s->timer_periodic_next = system_time() + vp->s->timer_period;
+    timer_rearm(vp);
     vp->regs = regs;
     wrmsr(MSR_FS_BASE, 0);
     wrmsr(MSR_GS_BASE, 0);

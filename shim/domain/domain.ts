@@ -198,6 +198,7 @@ export class Domain {
       notify: () => consoleNotify(),
       onBroken: (direction) => log.warn({ direction }, 'the guest broke its console ring'),
     });
+    this.xenstore.introduceDomain(this.domid);
     const store = evtchn.connectBackend(STORE_PORT, () => this.storeRing.service());
     const cons = evtchn.connectBackend(CONSOLE_PORT, () => this.console.service());
     storeNotify = () => store?.notify();
@@ -252,6 +253,8 @@ export class Domain {
         domainCpuid({
           version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
           tscKhz: Math.round(tscHz / 1000),
+          // As Xen counts: 1 for a domain that was never restored.
+          incarnation: 1,
         }),
       );
       loadTrapModule(memory, layout, image, {

@@ -24,7 +24,6 @@ const TABLE = P | RW | A | D;
 const LAPIC_GPA = 0xfee0_0000;
 const IOAPIC_GPA = 0xfec0_0000;
 const M2P_INVALID = 0xffff_ffff_ffff_ffffn;
-const M2P_SHARED = 0xffff_ffff_ffff_fffen;
 /** What Xen leaves in entries of frames that were never RAM. */
 const M2P_HOLE = 0x5555_5555_5555_5555n;
 
@@ -164,6 +163,14 @@ function writeTables(
   // The reset ROM runs here until it jumps to the module.
   tables.mapLarge(root, 0n, P | RW | A | D);
   tables.mapLarge(root, 0xffe0_0000n, 0xffe0_0000n | P | RW | A | D);
+  // As Xen's own slots look to a guest that reads its root.
+  const slot = (index: number, flags: bigint): void => {
+    const at = root + index * 8;
+    memory.setU64(at, (memory.getU64(at) & 0xf_ffff_ffff_f000n) | flags | NX);
+  };
+  slot(TRAP_VA.TRAP_L4_M2P, P | A | (user ? US : 0n));
+  slot(TRAP_VA.TRAP_L4_PERDOMAIN, P | RW | A);
+  slot(TRAP_VA.TRAP_L4_DIRECTMAP, P | RW | A);
   return { root, userL3: tables.l3Of(userRoot, TRAP_VA.TRAP_L4_MODULE) };
 }
 
@@ -179,7 +186,6 @@ function writeFrames(memory: GuestMemory, layout: TrapLayout): void {
   }
   const shared = (gpa: number, pages: number, o: number): void => {
     memory.fill64(frameInfoGpa + (gpa / PAGE) * 8, pages, owner(o), 0n);
-    memory.fill64(m2pGpa + (gpa / PAGE) * 8, pages, M2P_SHARED, 0n);
   };
   shared(layout.sharedInfoGpa, 1, TRAP_FI.TRAP_FI_OWNER_XEN);
   shared(layout.grantFramesGpa, TRAP.TRAP_MAX_GRANT_FRAMES, TRAP_FI.TRAP_FI_OWNER_XEN);

@@ -192,7 +192,8 @@ function startInfo(options: BuildOptions, plan: LayoutPlan, cmdline: Buffer): Bu
   set.pt_base(view, 0, va(plan.pageTables.pfn));
   set.nr_pt_frames(view, 0, BigInt(plan.pageTables.count));
   set.mfn_list(view, 0, plan.p2m.va);
-  let flags: number = START_INFO.SIF_VIRT_P2M_4TOOLS;
+  // As Xen's tools: only a guest whose p2m list has a mapping of its own is told that tools can follow it there.
+  let flags: number = plan.p2mFrames === undefined ? 0 : START_INFO.SIF_VIRT_P2M_4TOOLS;
   if (plan.ramdisk !== undefined) {
     if (!plan.ramdisk.mapped) flags |= START_INFO.SIF_MOD_START_PFN;
     set.mod_start(view, 0, plan.ramdisk.mapped ? va(plan.ramdisk.pfn) : BigInt(plan.ramdisk.pfn));
