@@ -155,7 +155,10 @@ export const TrapVp = struct('trap_vp', SPEC, 0x10000, {
   misc_count: { type: 'u64', offset: 0x3800, count: 64, doc: 'by TRAP_COUNT_*' },
   hv_count: { type: 'u64', offset: 0x3a00, count: 32, doc: 'by TRAP_HV_*' },
   hypercall_cycles: { type: 'u64', offset: 0x3c00, count: 64, doc: 'TSC cycles in the module, by number' },
-  /** Calls by number and sub-operation (0 for calls without one, 63 for a sub-operation of 63 or more). */
+  /**
+   * By number and sub-operation (0 for calls without one): calls, but for mmu_update and mmuext_op the elements that
+   * the module tried, and their calls under TRAP_SUB_CALLS.
+   */
   hypercall_count: { type: 'u64', offset: 0x4000, count: 4096 },
 });
 
@@ -170,18 +173,18 @@ export const TrapCpuid = struct('trap_cpuid', SPEC, 48, {
 
 /** A record of the run-time trace ring. */
 export const TrapTrace = struct('trap_trace', SPEC, 96, {
-  seq: { type: 'u64', offset: 0, doc: 'index + 1 once complete' },
+  seq: { type: 'u64', offset: 0, doc: 'index + 1 once complete, 0 while it is being written' },
   tsc: { type: 'u64', offset: 8, doc: 'at entry' },
-  cycles: { type: 'u32', offset: 16 },
-  vcpu: { type: 'u16', offset: 20 },
-  kind: { type: 'u16', offset: 22, doc: '0 hypercall, 1 exception, 2 upcall, 3 emulation, 4 interrupt' },
+  cycles: { type: 'u64', offset: 16, doc: 'TSC ticks until it was finished; 0 for what has no duration' },
   nr: { type: 'u32', offset: 24 },
-  sub: { type: 'u32', offset: 28 },
+  sub: { type: 'u16', offset: 28 },
+  vcpu: { type: 'u8', offset: 30 },
+  kind: { type: 'u8', offset: 31, doc: 'TRAP_TRACE_*' },
   args: { type: 'u64', offset: 32, count: 5 },
   result: { type: 's64', offset: 72 },
   rip: { type: 'u64', offset: 80 },
   hv: { type: 'u32', offset: 88, doc: 'bit mask of TRAP_HV_* used' },
-  pad: { type: 'u32', offset: 92 },
+  call_seq: { type: 'u32', offset: 92, doc: "the mailbox's seq if the shim answered, else 0" },
 });
 
 /** Per-domain block: TRAP_DOMAIN_SIZE bytes, page aligned. */

@@ -237,6 +237,26 @@ export const TRAP_HV = constants(SPEC, {
   TRAP_HV_NR: 32,
 });
 
+/** Kinds of trace records: trap_trace.kind. */
+export const TRAP_TRACE = constants(SPEC, {
+  /** nr, sub, args, result as called; call_seq if the shim answered. */
+  TRAP_TRACE_HYPERCALL: 0,
+  /** nr: vector; args: error code, CR2 (page faults only); result: 1 if the guest got a bounce frame. */
+  TRAP_TRACE_EXCEPTION: 1,
+  /** An event upcall was bounced. */
+  TRAP_TRACE_UPCALL: 2,
+  /** nr: vector of a hardware interrupt of the module (timer, kick, IPI). */
+  TRAP_TRACE_INTERRUPT: 4,
+});
+
+/** Sub-operation indexes of trap_vp.hypercall_count[] with a meaning of their own. */
+export const TRAP_SUB = constants(SPEC, {
+  /** Calls, for hypercalls whose elements are counted by their own operations (mmu_update, mmuext_op). */
+  TRAP_SUB_CALLS: 62,
+  /** Sub-operations of 62 or more: none exists. */
+  TRAP_SUB_OTHER: 63,
+});
+
 /** Module events counted in trap_vp.misc_count[]. */
 export const TRAP_COUNT = constants(SPEC, {
   TRAP_COUNT_GUEST_SYSCALL64: 0,

@@ -148,13 +148,16 @@ static void test_events(struct vp *vp, struct trap_regs *regs)
     struct trap_vp *s = vp->s;
     if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->flush_pending) | READ_ONCE(dom->stop_request)))
         serve_kick(vp);
-    if (unlikely((s->nmi_state & 3) == 1) &&
-        (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address))
+    if (unlikely((s->nmi_state & 3) == 1) && (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address))
         deliver_nmi(vp, regs);
     if (upcall_deliverable(vp)) {
         struct trap_callback *cb = &s->callbacks[CALLBACKTYPE_event];
         if (cb->address) {
             count_misc(vp, TRAP_COUNT_UPCALL);
+            if (unlikely(trace_on())) {
+                struct trap_trace t = {.tsc = rdtsc(), .kind = TRAP_TRACE_UPCALL, .rip = regs->rip};
+                trace_record(vp, &t);
+            }
             struct bounce b = {.handler = cb->address, .mask_events = true, .interrupt = true};
             create_bounce(vp, regs, &b);
         } else {
@@ -248,6 +251,8 @@ void syscall_entry_c(struct trap_regs *regs, struct vp *vp)
 
 static void interrupt(struct vp *vp, u32 vector)
 {
+    u32 outer_hv = vp->trace_hv;
+    vp->trace_hv = 0;
     switch (vector) {
     case VEC_TIMER:
         count_hv(vp, TRAP_HV_STIMER_FIRE);
@@ -265,9 +270,15 @@ static void interrupt(struct vp *vp, u32 vector)
         hv->eoi(vp);
         break;
     default:
+        vp->trace_hv = outer_hv;
         return;
     }
     count_hv(vp, TRAP_HV_EOI);
+    if (unlikely(trace_on())) {
+        struct trap_trace t = {.tsc = rdtsc(), .kind = TRAP_TRACE_INTERRUPT, .nr = vector};
+        trace_record(vp, &t);
+    }
+    vp->trace_hv |= outer_hv;
 }
 
 static void page_fault(struct vp *vp, struct trap_regs *regs)
@@ -328,17 +339,25 @@ void trap_entry_c(struct trap_regs *regs, struct vp *vp)
         return;
     }
     vp->s->exception_count[vector & 0xff]++;
+    const bool traced = trace_on();
+    struct trap_trace t;
+    u64 bounces = vp->s->misc_count[TRAP_COUNT_BOUNCE];
+    if (unlikely(traced))
+        t = (struct trap_trace){.tsc = rdtsc(),
+                                .kind = TRAP_TRACE_EXCEPTION,
+                                .nr = vector,
+                                .args = {regs->error_code, vector == VEC_PF ? read_cr2() : 0},
+                                .rip = regs->rip};
     if (guest_ring1() && ((regs->cs & 3) == 3) != (vp->s->user_mode != 0))
-        domain_crash(vp, TRAP_CRASH_RPL, "code selector %lx in guest %s mode: this guest needs --guest-ring 3", regs->cs,
-                     vp->s->user_mode ? "user" : "kernel");
+        domain_crash(vp, TRAP_CRASH_RPL, "code selector %lx in guest %s mode: this guest needs --guest-ring 3",
+                     regs->cs, vp->s->user_mode ? "user" : "kernel");
 
     switch (vector) {
     case VEC_PF:
         page_fault(vp, regs);
         break;
     case VEC_GP:
-        if (regs->error_code == 0 ? emulate_privop(vp, regs)
-                                  : (regs->error_code & 2) && emulate_int_n(vp, regs))
+        if (regs->error_code == 0 ? emulate_privop(vp, regs) : (regs->error_code & 2) && emulate_int_n(vp, regs))
             break;
         inject_exception(vp, regs, VEC_GP, regs->error_code);
         break;
@@ -369,6 +388,11 @@ void trap_entry_c(struct trap_regs *regs, struct vp *vp)
         module_panic_at(vp, regs->rip, "machine check");
     default:
         inject_exception(vp, regs, vector, regs->error_code);
+    }
+    if (unlikely(traced)) {
+        t.cycles = rdtsc() - t.tsc;
+        t.result = vp->s->misc_count[TRAP_COUNT_BOUNCE] != bounces;
+        trace_record(vp, &t);
     }
     leave(vp, regs);
 }

@@ -214,6 +214,15 @@ static long sched_op(struct vp *vp, const u64 *a)
         return sched_block(vp);
     case SCHEDOP_poll:
         return sched_poll(vp, a[1]);
+    case SCHEDOP_shutdown: {
+        /* The shim ends the domain; what the hypervisor offers for crash reports is filled in from here. */
+        struct sched_shutdown s;
+        if (copy_from_guest(&s, a[1], sizeof(s)) == 0 && s.reason == SHUTDOWN_crash) {
+            count_hv(vp, TRAP_HV_CRASH);
+            hv->crash(vp);
+        }
+        return COLD;
+    }
     default:
         return COLD;
     }
@@ -271,39 +280,50 @@ static long (*const handlers[NR_HYPERCALLS])(struct vp *, const u64 *) = {
     [__HYPERVISOR_event_channel_op] = event_channel_op,
 };
 
-/* Hypercalls whose first argument selects the operation; of mmuext_op the operations are counted one by one. */
+/* Hypercalls whose first argument selects the operation. */
 #define OP_IN_ARG0                                                                                                     \
     (1ul << __HYPERVISOR_sched_op_compat | 1ul << __HYPERVISOR_memory_op | 1ul << __HYPERVISOR_xen_version |           \
      1ul << __HYPERVISOR_console_io | 1ul << __HYPERVISOR_grant_table_op | 1ul << __HYPERVISOR_vm_assist |             \
      1ul << __HYPERVISOR_vcpu_op | 1ul << __HYPERVISOR_set_segment_base | 1ul << __HYPERVISOR_nmi_op |                 \
      1ul << __HYPERVISOR_sched_op | 1ul << __HYPERVISOR_callback_op | 1ul << __HYPERVISOR_event_channel_op |           \
-     1ul << __HYPERVISOR_physdev_op | 1ul << __HYPERVISOR_hvm_op | 1ul << __HYPERVISOR_xenpmu_op)
+     1ul << __HYPERVISOR_physdev_op | 1ul << __HYPERVISOR_hvm_op | 1ul << __HYPERVISOR_kexec_op |                      \
+     1ul << __HYPERVISOR_argo_op | 1ul << __HYPERVISOR_xenpmu_op | 1ul << __HYPERVISOR_hypfs_op)
+
+/* Hypercalls whose elements have operations of their own: count_element() counts those. */
+#define OP_IN_ELEMENTS (1ul << __HYPERVISOR_mmu_update | 1ul << __HYPERVISOR_mmuext_op)
 
 static u32 sub_operation(u32 nr, const u64 *a)
 {
     if (!((OP_IN_ARG0 >> nr) & 1))
         return 0;
     u64 op = nr == __HYPERVISOR_memory_op ? a[0] & 63 : (u32)a[0];
-    return op < 63 ? (u32)op : 63;
+    return op < TRAP_SUB_CALLS ? (u32)op : TRAP_SUB_OTHER;
 }
 
-static void trace(struct vp *vp, u64 tsc, u32 nr, u32 sub, const u64 *a, long result)
+void trace_record(struct vp *vp, struct trap_trace *record)
 {
-    u32 at = __atomic_fetch_add(&dom->trace_next, 1, __ATOMIC_RELAXED);
+    u32 at = __atomic_fetch_add(&dom->trace_next, 1, __ATOMIC_SEQ_CST);
     struct trap_trace *t = (struct trap_trace *)gpa_to_va(dom->trace_gpa) + (at & (dom->trace_entries - 1));
-    store_release(&t->seq, 0);
-    t->tsc = tsc;
-    t->cycles = (u32)(rdtsc() - tsc);
-    t->vcpu = (u16)vp->id;
-    t->kind = 0;
-    t->nr = nr;
-    t->sub = sub;
-    for (int i = 0; i < 5; i++)
-        t->args[i] = a[i];
-    t->result = result;
-    t->rip = vp->regs->rip;
-    t->hv = vp->trace_hv;
+    __atomic_store_n(&t->seq, 0, __ATOMIC_SEQ_CST);
+    record->seq = 0;
+    record->vcpu = (u8)vp->id;
+    record->hv = vp->trace_hv;
+    *t = *record;
     store_release(&t->seq, (u64)at + 1);
+}
+
+static void trace_hypercall(struct vp *vp, u64 tsc, u32 nr, u32 sub, const u64 *a, long result, u32 call_seq)
+{
+    struct trap_trace t = {.tsc = tsc,
+                           .cycles = rdtsc() - tsc,
+                           .nr = nr,
+                           .sub = (u16)sub,
+                           .kind = TRAP_TRACE_HYPERCALL,
+                           .args = {a[0], a[1], a[2], a[3], a[4]},
+                           .result = result,
+                           .rip = vp->regs->rip,
+                           .call_seq = call_seq};
+    trace_record(vp, &t);
 }
 
 static long call(struct vp *vp, u64 op, const u64 *a)
@@ -312,18 +332,20 @@ static long call(struct vp *vp, u64 op, const u64 *a)
     struct trap_vp *s = vp->s;
     u32 nr = op < NR_HYPERCALLS ? (u32)op : NR_HYPERCALLS - 1;
     u32 sub = sub_operation(nr, a);
+    u32 call_seq = 0, outer_hv = vp->trace_hv;
     u64 tsc = rdtsc();
-    bool traced = dom->flags & TRAP_DOM_TRACE;
 
     vp->trace_hv = 0;
-    if (op < NR_HYPERCALLS && nr != __HYPERVISOR_mmuext_op)
-        s->hypercall_count[nr * 64 + sub]++;
+    if (op < NR_HYPERCALLS)
+        s->hypercall_count[nr * 64 + ((OP_IN_ELEMENTS >> nr) & 1 ? TRAP_SUB_CALLS : sub)]++;
     if (op < NR_HYPERCALLS && handlers[nr] && !((READ_ONCE(dom->cold_ops[nr]) >> sub) & 1))
         result = handlers[nr](vp, a);
     else
         result = COLD;
-    if (result == COLD)
+    if (result == COLD) {
         result = shim_call(vp, TRAP_CALL_HYPERCALL, (u32)(op > 0xffffffff ? 0xffffffff : op), a);
+        call_seq = s->mbox.seq;
+    }
     s->hypercall_cycles[nr] += rdtsc() - tsc;
 
     struct trap_last *l = &s->last[s->last_next++ & 31];
@@ -333,9 +355,24 @@ static long call(struct vp *vp, u64 op, const u64 *a)
         l->args[i] = a[i];
     l->result = result;
     l->rip = vp->regs->rip;
-    if (unlikely(traced))
-        trace(vp, tsc, nr, sub, a, result);
+    if (unlikely(trace_on()))
+        trace_hypercall(vp, tsc, (u32)op, sub, a, result, call_seq);
+    vp->trace_hv |= outer_hv; /* a multicall used what its calls used */
     return result;
+}
+
+/* RAX and the frame are the guest's own afterwards: no result to store. */
+static void iret(struct vp *vp, struct trap_regs *regs)
+{
+    static const u64 none[6];
+    vp->s->hypercall_count[__HYPERVISOR_iret * 64]++;
+    if (unlikely(trace_on())) {
+        u64 tsc = rdtsc();
+        do_iret(vp, regs);
+        trace_hypercall(vp, tsc, __HYPERVISOR_iret, 0, none, 0, 0);
+        return;
+    }
+    do_iret(vp, regs);
 }
 
 static long multicall(struct vp *vp, const u64 *a)
@@ -355,8 +392,7 @@ static long multicall(struct vp *vp, const u64 *a)
             break;
         }
         if (e.op == __HYPERVISOR_iret) {
-            do_iret(vp, vp->regs);
-            vp->s->hypercall_count[__HYPERVISOR_iret * 64]++;
+            iret(vp, vp->regs);
             break;
         }
         s64 result = call(vp, e.op, e.args);
@@ -373,8 +409,7 @@ void do_hypercall(struct vp *vp, struct trap_regs *regs)
 {
     u64 nr = (u32)regs->rax;
     if (nr == __HYPERVISOR_iret) {
-        vp->s->hypercall_count[__HYPERVISOR_iret * 64]++;
-        do_iret(vp, regs);
+        iret(vp, regs);
         return;
     }
     u64 args[6] = {regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9};

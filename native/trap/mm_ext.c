@@ -52,6 +52,7 @@ static long flush_multi(struct vp *vp, const struct mmuext_op *op)
 
 static long one_op(struct vp *vp, const struct mmuext_op *op)
 {
+    count_element(vp, __HYPERVISOR_mmuext_op, op->cmd);
     switch (op->cmd) {
     case MMUEXT_PIN_L1_TABLE:
         return pin_table(vp, op->arg1_mfn, TRAP_FI_L1);

@@ -140,6 +140,7 @@ static long one_update(struct vp *vp, const struct mmu_update *req, bool *flush)
     const u64 mfn = req->ptr >> PAGE_SHIFT;
     const u32 cmd = req->ptr & 7; /* Xen masks with the size of an entry, not with the four commands */
 
+    count_element(vp, __HYPERVISOR_mmu_update, cmd);
     switch (cmd) {
     case MMU_NORMAL_PT_UPDATE:
     case MMU_PT_UPDATE_PRESERVE_AD:

@@ -79,10 +79,10 @@ void time_update_vcpu(struct vp *vp)
 /* Applies a better estimate of the TSC frequency, if the shim has published one. */
 void time_update_frequency(struct vp *vp)
 {
-    (void)vp;
     u64 hz = READ_ONCE(dom->tsc_hz);
     if (likely(hz == applied_hz) || hz < 1000000 || hz > 100 * NSEC_PER_SEC)
         return;
+    count_hv(vp, TRAP_HV_REF_TIME);
     /* Only while one VP runs may the anchor move without a protocol between VPs. */
     u64 now_tsc = rdtsc();
     anchor_ns += scale(now_tsc - anchor_tsc);
@@ -110,6 +110,7 @@ void time_init_vp(struct vp *vp)
     vp->armed_deadline = ~0ul;
     vp->s->runstate = RUNSTATE_running;
     vp->s->runstate_entry = system_time();
+    count_hv(vp, TRAP_HV_REF_TIME);
     time_update_vcpu(vp);
 }
 

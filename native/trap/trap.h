@@ -51,7 +51,7 @@ typedef int64_t s64;
 /* Xen's mark of a kernel page in an L1 entry (software bit 52). */
 #define PTE_GUEST_KERNEL (1ul << 52)
 #define PTE_NX (1ul << 63)
-#define PTE_MFN(pte) (((pte) & 0x000ffffffffff000ul) >> PAGE_SHIFT)
+#define PTE_MFN(pte) (((pte)&0x000ffffffffff000ul) >> PAGE_SHIFT)
 
 #define EFLAGS_CF 0x1ul
 #define EFLAGS_MBS 0x2ul
@@ -87,9 +87,9 @@ enum {
     VEC_CP = 21,
     VEC_INT80 = 0x80,
     /* Hardware interrupts of the module. */
-    VEC_KICK = 0xf0,   /* the shim's doorbell answer (serial interrupt or SynIC event flag) */
-    VEC_TIMER = 0xf1,  /* STIMER0 direct vector, LAPIC timer on the soft Hyper-V */
-    VEC_IPI = 0xf2,    /* HvCallSendSyntheticClusterIpi between VPs */
+    VEC_KICK = 0xf0,  /* the shim's doorbell answer (serial interrupt or SynIC event flag) */
+    VEC_TIMER = 0xf1, /* STIMER0 direct vector, LAPIC timer on the soft Hyper-V */
+    VEC_IPI = 0xf2,   /* HvCallSendSyntheticClusterIpi between VPs */
     VEC_SPURIOUS = 0xff,
     /* entry_vector values that are not IDT vectors. */
     ENTRY_SYSCALL = 0x100,
@@ -107,32 +107,32 @@ enum {
  * isolated user roots too, so it holds nothing but what entry and exit need.
  */
 struct trap_entry {
-    struct vp *vp;        /* 0x00; IST pages start with the same two fields */
-    u64 c_stack_top;      /* 0x08 */
-    u64 kernel_cr3;       /* 0x10: root for the module while it serves this VP */
-    u64 exit_cr3;         /* 0x18: root to load on the way to the guest when switch_out is set */
-    u32 switch_in;        /* 0x20: the guest runs on a user root: load kernel_cr3 on entry */
-    u32 switch_out;       /* 0x24: load exit_cr3 on the way out */
-    u64 scratch_rsp;      /* 0x28: guest RSP at SYSCALL */
-    u64 handlers[4];      /* 0x30: C entry points: trap, syscall, ... */
-    u64 scratch[2];       /* 0x50 */
+    struct vp *vp;   /* 0x00; IST pages start with the same two fields */
+    u64 c_stack_top; /* 0x08 */
+    u64 kernel_cr3;  /* 0x10: root for the module while it serves this VP */
+    u64 exit_cr3;    /* 0x18: root to load on the way to the guest when switch_out is set */
+    u32 switch_in;   /* 0x20: the guest runs on a user root: load kernel_cr3 on entry */
+    u32 switch_out;  /* 0x24: load exit_cr3 on the way out */
+    u64 scratch_rsp; /* 0x28: guest RSP at SYSCALL */
+    u64 handlers[4]; /* 0x30: C entry points: trap, syscall, ... */
+    u64 scratch[2];  /* 0x50 */
     u8 pad[0x100 - 0x60];
-    u8 tss[104];          /* 0x100 */
+    u8 tss[104]; /* 0x100 */
     u8 rest[PAGE_SIZE - 0x100 - 104];
 };
 _Static_assert(sizeof(struct trap_entry) == PAGE_SIZE, "one page");
 
 /* Private per-VP state that nothing outside the module needs; rebuilt from trap_vp on restore. */
 struct vp {
-    struct trap_vp *s;    /* shared block */
-    struct trap_entry *e; /* entry page */
+    struct trap_vp *s;      /* shared block */
+    struct trap_entry *e;   /* entry page */
     struct trap_regs *regs; /* the guest frame being served */
     struct vcpu_info *vi;   /* the registered vcpu_info, through the direct map */
     u32 id;
     bool in_cold_call;
-    u64 armed_deadline;   /* ns of system time the hardware timer is set for, ~0 none */
+    u64 armed_deadline; /* ns of system time the hardware timer is set for, ~0 none */
     u64 loaded_cr3;
-    u32 trace_hv;         /* TRAP_HV_* used since the operation began */
+    u32 trace_hv; /* TRAP_HV_* used since the operation began */
     u32 hv_vp_index;
     u64 entry_tsc;
 };
@@ -497,6 +497,20 @@ static inline void count_misc(struct vp *vp, u32 what)
 {
     vp->s->misc_count[what]++;
 }
+/* One element of mmu_update or mmuext_op. */
+static inline void count_element(struct vp *vp, u32 nr, u32 sub)
+{
+    vp->s->hypercall_count[nr * 64 + (sub < TRAP_SUB_CALLS ? sub : TRAP_SUB_OTHER)]++;
+}
+
+/* --- the trace ring (hypercall.c) ----------------------------------------------------------------------------------- */
+
+static inline bool trace_on(void)
+{
+    return READ_ONCE(dom->flags) & TRAP_DOM_TRACE;
+}
+/* Puts a record into the ring; fills in seq, vcpu and hv. The oldest record is overwritten, whether read or not. */
+void trace_record(struct vp *vp, struct trap_trace *record);
 
 /* --- hypercalls (hypercall.c) ---------------------------------------------------------------------------------------------- */
 

@@ -5,7 +5,7 @@
  * behind them from a 2 MiB boundary, split at the hole below 4 GiB. MFN = guest-physical frame number, and since domain
  * memory never starts at MFN 0, pfn and mfn always differ: code that mixes them up does not survive its first test.
  */
-import { TRAP, TrapDomain, TrapVp } from '../../abi/trap';
+import { TRAP, TrapDomain, TrapTrace, TrapVp } from '../../abi/trap';
 import type { RamRegion } from './guest-memory';
 
 const PAGE = 4096;
@@ -13,7 +13,8 @@ const MIB = 2 ** 20;
 const LARGE_PAGE = 2 * MIB;
 /** L1 tables for the descriptor windows, L1 tables for the VP areas: for TRAP_MAX_VPS VPs. */
 export const PERDOMAIN_L1_PAGES = (TRAP.TRAP_MAX_VPS * 32) / 512;
-export const TRACE_ENTRIES = 4096;
+/** A power of two; the ring's pages are touched only while a trace runs. */
+export const TRACE_ENTRIES = 65536;
 
 export interface TrapLayoutInput {
   readonly nrVps: number;
@@ -111,7 +112,7 @@ export function trapLayout(input: TrapLayoutInput): TrapLayout {
       sharedInfoGpa: take(PAGE),
       grantFramesGpa: take(TRAP.TRAP_MAX_GRANT_FRAMES * PAGE),
       grantStatusGpa: take((TRAP.TRAP_MAX_GRANT_FRAMES / 8) * PAGE),
-      traceGpa: take(TRACE_ENTRIES * 96),
+      traceGpa: take(TRACE_ENTRIES * TrapTrace.size),
       frameInfoGpa: take(nrFrames * 8),
       m2pGpa: take(m2pSize, LARGE_PAGE),
       m2pSize,

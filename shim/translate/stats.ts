@@ -3,9 +3,13 @@
  *
  * Read from the counters in the trap module's per-VP blocks, which are always on. They lie in memory that a guest may
  * be able to write on some engines: numbers only, never used for decisions.
+ *
+ * Quirks: the elements of mmu_update and mmuext_op are counted one by one where the module answers; calls that `--cold`
+ * sends to the shim are counted as calls only. Cycles of a call include the time it slept (sched_op.block) or waited for
+ * the shim, and those of a multicall what its calls took.
  */
-import { TRAP_COUNT, TrapVp } from '../../abi/trap';
-import { opName } from '../../abi/xen/hypercalls';
+import { TRAP_COUNT, TRAP_SUB, TrapVp } from '../../abi/trap';
+import { hypercall, opName } from '../../abi/xen/hypercalls';
 import { HYPERV_OPERATIONS } from './hyperv-operations';
 import { translationOf, type Where } from './table';
 
@@ -39,9 +43,6 @@ export interface Stats {
   readonly module: Readonly<Record<string, number>>;
 }
 
-/** Index under which the module counts calls of the hypercalls whose operations it counts one by one. */
-const CALLS_INDEX = 62;
-const UNKNOWN_INDEX = 63;
 const PER_HYPERCALL = 64;
 
 const COUNT_NAMES = new Map<number, string>(
@@ -63,6 +64,12 @@ class Blocks {
   }
 }
 
+/** The sub-operation behind an index of hypercall_count; undefined where the module cannot tell (or there is none). */
+export function countedSubop(nr: number, index: number): number | undefined {
+  const source = hypercall(nr)?.subopIn;
+  return source === undefined || source.in === 'struct' ? undefined : index;
+}
+
 export interface StatsSource {
   readonly name: string;
   readonly engine: string;
@@ -78,29 +85,18 @@ export function collectStats(source: StatsSource): Stats {
   const xen: OperationCount[] = [];
   const hypercalls: { name: string; calls: number; cycles: number }[] = [];
   for (let nr = 0; nr < PER_HYPERCALL; nr++) {
-    let calls = 0;
-    let multi = false;
+    const inElements = hypercall(nr)?.subopIn?.in === 'element';
+    let calls = inElements ? blocks.sum('hypercall_count', nr * PER_HYPERCALL + TRAP_SUB.TRAP_SUB_CALLS) : 0;
     for (let sub = 0; sub < PER_HYPERCALL; sub++) {
+      if (sub === TRAP_SUB.TRAP_SUB_CALLS) continue;
       const count = blocks.sum('hypercall_count', nr * PER_HYPERCALL + sub);
       if (count === 0) continue;
-      if (sub === CALLS_INDEX) {
-        calls = count;
-        multi = true;
-        continue;
-      }
-      if (!multi) calls += count;
-      const plain = translationOf(nr);
-      const name =
-        sub === 0 && opName(nr, 0).endsWith('.0')
-          ? opName(nr)
-          : sub === UNKNOWN_INDEX
-            ? `${opName(nr)}.other`
-            : opName(nr, sub);
-      const t = name === opName(nr) ? plain : translationOf(nr, sub);
+      if (!inElements) calls += count;
+      const op = countedSubop(nr, sub);
+      const t = translationOf(nr, op);
+      const name = sub === TRAP_SUB.TRAP_SUB_OTHER ? `${opName(nr)}.other` : opName(nr, op);
       xen.push({ name, count, where: t.where, hyperv: t.hv.map((h) => HYPERV_OPERATIONS[h].name) });
     }
-    const callsOnly = blocks.sum('hypercall_count', nr * PER_HYPERCALL + CALLS_INDEX);
-    if (callsOnly > 0) calls = callsOnly;
     if (calls > 0) hypercalls.push({ name: opName(nr), calls, cycles: blocks.sum('hypercall_cycles', nr) });
   }
   const module: Record<string, number> = {};

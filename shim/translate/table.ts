@@ -6,7 +6,7 @@
  * A row for a hypercall holds for its sub-operations, unless a row of their own says otherwise. The types make a
  * missing hypercall or a misspelt operation a compile error.
  */
-import { HYPERCALL_LIST, type HypercallName, type OpName, opName } from '../../abi/xen/hypercalls';
+import { HYPERCALL_LIST, type HypercallName, type OpName, opName, subop } from '../../abi/xen/hypercalls';
 import type { HyperVOperationName } from './hyperv-operations';
 
 /**
@@ -112,24 +112,30 @@ const SUBOP_ROWS: Readonly<Partial<Record<OpName, Translation>>> = {
   'xen_version.version': trap("Linux's way to ask for pending events: no exit"),
   'vcpu_op.is_up': trap('VPs are all started at boot and parked'),
   'vcpu_op.set_singleshot_timer': row('hypervisor', 'exact', 'system time in ns becomes reference time', 'stimerArm'),
-  'vcpu_op.stop_singleshot_timer': row('hypervisor', 'exact', '', 'stimerStop'),
+  'vcpu_op.stop_singleshot_timer': row('hypervisor', 'exact', 'unless another deadline is due', 'stimerStop'),
   'vcpu_op.set_periodic_timer': row('hypervisor', 'near', 'one-shots in a row', 'stimerArm'),
-  'vcpu_op.stop_periodic_timer': row('hypervisor', 'exact', '', 'stimerStop'),
+  'vcpu_op.stop_periodic_timer': row('hypervisor', 'exact', 'unless another deadline is due', 'stimerStop'),
   'vcpu_op.up': row(
     'shim',
     'emulated',
-    'an IPI to the parked VP; StartVirtualProcessor is not used',
+    'VPs are started at boot and parked; a kick sends it on, StartVirtualProcessor is not used',
     'postMessage',
-    'sendIpi',
+    'eventFlag',
   ),
-  'mmuext_op.new_baseptr': trap('MOV CR3: no exit with second-level paging'),
+  'mmu_update.machphys_update': trap("a store to the module's machine-to-physical table"),
+  'mmuext_op.set_ldt': trap('LLDT; pages of the table are mapped when they are first used'),
+  'mmuext_op.clear_page': trap('through the direct map'),
+  'mmuext_op.copy_page': trap('through the direct map'),
+  'mmuext_op.mark_super': row('trap', 'refused', 'EOPNOTSUPP'),
+  'mmuext_op.unmark_super': row('trap', 'refused', 'EOPNOTSUPP'),
+  'mmuext_op.new_baseptr': trap('MOV CR3, not HvCallSwitchVirtualAddressSpace: no exit with second-level paging'),
   'mmuext_op.new_user_baseptr': trap('the root for guest user mode'),
   'mmuext_op.tlb_flush_local': trap('CR3 reload'),
   'mmuext_op.invlpg_local': trap('INVLPG'),
   'mmuext_op.tlb_flush_multi': row('hypervisor', 'exact', 'one call covers kernel and user roots', 'flushSpace'),
-  'mmuext_op.invlpg_multi': row('hypervisor', 'exact', 'one element', 'flushList'),
-  'mmuext_op.tlb_flush_all': row('hypervisor', 'exact', '', 'flushSpace'),
-  'mmuext_op.invlpg_all': row('hypervisor', 'exact', '', 'flushList'),
+  'mmuext_op.invlpg_multi': row('hypervisor', 'exact', 'one element, for the other VPs', 'flushList'),
+  'mmuext_op.tlb_flush_all': row('hypervisor', 'exact', 'the other VPs; CR3 reload here', 'flushSpace'),
+  'mmuext_op.invlpg_all': row('hypervisor', 'exact', 'the other VPs; INVLPG here', 'flushList'),
   'mmuext_op.flush_cache': row('trap', 'refused', 'EACCES'),
   'mmuext_op.flush_cache_global': row('trap', 'refused', 'EACCES'),
   'event_channel_op.send': row(
@@ -176,9 +182,18 @@ export function translation(name: string): Translation | undefined {
   return (HYPERCALL_ROWS as Readonly<Record<string, Translation | undefined>>)[head];
 }
 
-/** The translation of hypercall `nr`, sub-operation `op`; unlisted numbers are refused. */
+/**
+ * The translation of hypercall `nr`, sub-operation `op`; unlisted numbers are refused, and so are sub-operations that an
+ * unprivileged domain may not use, unless a row of their own says otherwise.
+ */
 export function translationOf(nr: number, op?: number): Translation {
-  return translation(opName(nr, op)) ?? refused('ENOSYS');
+  const name = opName(nr, op);
+  const found = translation(name);
+  if (found === undefined) return refused('ENOSYS');
+  const declared = op === undefined ? undefined : subop(nr, op);
+  if (declared === undefined || declared.privilege === 'any' || name in SUBOP_ROWS) return found;
+  const errnos = [...new Set(declared.errors.map((e) => e.errno))];
+  return { ...found, exact: 'refused', note: errnos.join(' or ') || found.note };
 }
 
 export interface TableRow extends Translation {
