@@ -1,0 +1,74 @@
+#!/usr/bin/env node
+/*
+ * npm run oracle:record   runs every case of the test kernel (tests/guest) under real Xen, as a domU, and writes what
+ *                         it says to tests/fixtures/oracle/answers.json
+ * npm run oracle:check    the same, but compares with the recorded answers (exit status 1 if one differs)
+ *
+ * Cases that need no domain of their own run in one domain, in link order; the others one domain each. The kernel at a
+ * low address runs the first group once more: only its differences from the other one are recorded.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { build, machine, root, runGuests, testKernel } from './lab.mjs';
+
+const file = path.join(root, 'tests/fixtures/oracle/answers.json');
+const check = process.argv.includes('--check');
+const { xen } = build();
+const { kernel, low, cases } = testKernel();
+
+const shared = cases.filter((c) => !c.alone);
+const alone = cases.filter((c) => c.alone);
+const guests = [
+  { name: '(high)', kernel, cmdline: 'all', seconds: 90 },
+  { name: '(low)', kernel: low, cmdline: 'all', seconds: 90 },
+  ...alone.map((c) => ({ name: c.name, kernel, cmdline: c.name, seconds: 15 })),
+];
+const { outcome, results } = await runGuests(guests, { verbose: process.argv.includes('--verbose') });
+
+/** name -> the facts after "case NAME:", the last line of a case that prints several. */
+function facts(result) {
+  const found = new Map();
+  for (const line of result.lines) {
+    const m = /^case ([^:]+): ?(.*)$/.exec(line);
+    if (m) found.set(m[1], m[2].trim());
+  }
+  return found;
+}
+
+const problems = [];
+if (outcome !== 'done') problems.push(`the machine ended with '${outcome}'`);
+const answers = {};
+const [high, lower, ...rest] = results;
+const highFacts = facts(high);
+const lowFacts = facts(lower);
+for (const result of [high, lower])
+  if (result.state !== 'shutdown') problems.push(`${result.name}: ${result.state}\n  ${result.lines.slice(-2).join('\n  ')}`);
+for (const c of shared) {
+  const said = highFacts.get(c.name);
+  if (said === undefined) problems.push(`${c.name}: no line`);
+  answers[c.name] = { state: 'shutdown', facts: said ?? null };
+  if (lowFacts.get(c.name) !== said) answers[c.name].low = lowFacts.get(c.name) ?? null;
+}
+for (const result of rest) {
+  answers[result.name] = { state: result.state, facts: facts(result).get(result.name) ?? null };
+  if (!['shutdown', 'crashed'].includes(result.state)) problems.push(`${result.name}: ${result.state}`);
+}
+
+if (!check) {
+  const made = { source: { xen, machine, how: 'npm run oracle:record' }, cases: answers };
+  writeFileSync(file, `${JSON.stringify(made, null, 2)}\n`);
+  process.stderr.write(`oracle: ${Object.keys(answers).length} cases recorded from Xen ${xen}\n`);
+} else {
+  const recorded = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).cases : {};
+  for (const name of new Set([...Object.keys(recorded), ...Object.keys(answers)])) {
+    const a = recorded[name];
+    const b = answers[name];
+    if (!a || !b) problems.push(`${name}: ${a ? 'recorded, but no longer a case' : 'not recorded'}`);
+    else
+      for (const key of ['state', 'facts', 'low'])
+        if (a[key] !== b[key]) problems.push(`${name} (${key}):\n  recorded ${a[key]}\n  now      ${b[key]}`);
+  }
+  if (problems.length === 0) process.stderr.write(`oracle: ${Object.keys(answers).length} cases as recorded\n`);
+}
+for (const problem of problems) process.stderr.write(`oracle: ${problem}\n`);
+process.exitCode = problems.length === 0 ? 0 : 1;
