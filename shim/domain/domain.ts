@@ -38,6 +38,7 @@ import { XenstoreConnection } from '../xen/xenstore/connection';
 import { XenstoreRing } from '../xen/xenstore/ring';
 import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
+import { type CpuidHide, hideFeatures } from './cpuid-option';
 import { TscClock } from './tsc-clock';
 
 export interface DomainConfig {
@@ -54,6 +55,10 @@ export interface DomainConfig {
   readonly guestRing: 'auto' | 1 | 3;
   readonly uuid?: string | undefined;
   readonly maxEventChannels?: number | undefined;
+  /** Shown to the guest; RDTSC runs natively in both. Default: 'default'. */
+  readonly tscMode?: 'default' | 'native' | undefined;
+  /** Processor features to hide from the guest. */
+  readonly cpuid?: readonly CpuidHide[] | undefined;
   /** Hypercalls and sub-operations that the shim answers although the trap module could: [number, mask of sub-ops]. */
   readonly cold?: readonly (readonly [number, bigint])[] | undefined;
   /** Start with the trace ring on. */
@@ -250,12 +255,16 @@ export class Domain {
       });
       const tscHz = config.icount === undefined ? await tsc.frequency() : 1e9;
       const cpuid = encodeCpuidTable(
-        domainCpuid({
-          version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
-          tscKhz: Math.round(tscHz / 1000),
-          // As Xen counts: 1 for a domain that was never restored.
-          incarnation: 1,
-        }),
+        hideFeatures(
+          domainCpuid({
+            version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
+            tscKhz: Math.round(tscHz / 1000),
+            tscMode: config.tscMode === 'native' ? 2 : 0,
+            // As Xen counts: 1 for a domain that was never restored.
+            incarnation: 1,
+          }),
+          config.cpuid ?? [],
+        ),
       );
       loadTrapModule(memory, layout, image, {
         guestRing,

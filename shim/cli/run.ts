@@ -1,0 +1,138 @@
+/**
+ * `xenlighten run`: boots a guest, with its console on stdin and stdout.
+ */
+import { writeFile } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { parseColdList } from '../domain/cold';
+
+import { checkMemory, checkName, completeConfig, type GuestConfig } from '../domain/guest-config';
+import { type RunOptions, runGuest } from '../domain/run-guest';
+import { readXlConfig } from '../domain/xl-cfg';
+import { UsageError } from '../errors';
+import { Terminal } from '../xen/console/terminal';
+import { type Arguments, type CommandDecl, choiceOption, numberOption } from './arguments';
+import { createLogger, LOG_LEVELS } from './log';
+import { complain } from './output';
+import { interruptions } from './signals';
+
+/** A day, in seconds, for 30 days: setTimeout counts no further. */
+const MAX_TIMEOUT_S = 2_000_000;
+
+export const declaration: CommandDecl = {
+  name: 'run',
+  usage: '[GUEST.cfg]',
+  summary: [
+    'Boots a Xen PV guest. Its console is stdin and stdout (Ctrl-] on a terminal ends the guest and leaves).',
+    'GUEST.cfg is an xl configuration file; options win over it.',
+    '',
+    'Exit status: 0 the guest powered off, 1 wrong usage or configuration, 2 the host or the engine failed,',
+    '3 the guest crashed, 4 --timeout ran out; 128 + N ended by signal N (Ctrl-] counts as SIGINT: 130).',
+  ].join('\n'),
+  positionals: { min: 0, max: 1 },
+  options: {
+    kernel: { value: 'FILE', help: 'kernel image: bzImage, ELF or gzipped ELF' },
+    ramdisk: { value: 'FILE', help: 'initial ramdisk' },
+    cmdline: { value: 'TEXT', help: "the kernel's command line" },
+    memory: { value: 'MB', help: 'memory at start (default 256)' },
+    maxmem: { value: 'MB', help: 'memory that the guest may grow to (default: as at start)' },
+    name: { value: 'NAME', help: 'name of the domain' },
+    engine: { value: 'auto|qemu', help: 'what runs the virtual processors' },
+    'guest-ring': { value: 'auto|1|3', help: 'ring of the guest kernel (auto: 1 for Linux where the CPU allows it)' },
+    trace: { value: 'FILE', help: 'write a Chrome/Perfetto trace of Xen operations and their translation' },
+    stats: { value: 'FILE.json', help: 'write counters of operations when the guest ends' },
+    timeout: { value: 'SECONDS', help: 'end the guest after that time, with exit status 4' },
+    cold: { value: 'LIST', help: 'hypercalls to be answered by the shim (mmu_update,event_channel_op.send; all)' },
+    'log-level': { value: 'LEVEL', help: `${LOG_LEVELS.join('|')} (default warn)` },
+  },
+};
+
+/** Options that say what the guest is; they win over the configuration file. */
+function configFromOptions(args: Arguments): GuestConfig {
+  const megabytes = (name: string): number | undefined => {
+    const text = args.text(name);
+    return text === undefined ? undefined : checkMemory(numberOption(name, text, 1, 1 << 30), `--${name}`);
+  };
+  const name = args.text('name');
+  const file = (option: string): string | undefined => {
+    const path = args.text(option);
+    if (path === '' || path?.includes('\0')) {
+      throw new UsageError('unusable value', { file: `--${option}`, found: JSON.stringify(path), wanted: 'a file' });
+    }
+    return path;
+  };
+  return {
+    name: name === undefined ? undefined : checkName(name, '--name'),
+    kernel: file('kernel'),
+    ramdisk: file('ramdisk'),
+    cmdline: args.text('cmdline'),
+    memory: megabytes('memory'),
+    maxmem: megabytes('maxmem'),
+  };
+}
+
+function defined<T extends object>(values: T): Partial<T> {
+  return Object.fromEntries(Object.entries(values).filter(([, v]) => v !== undefined)) as Partial<T>;
+}
+
+function runOptions(args: Arguments): RunOptions {
+  const ring = choiceOption('guest-ring', args.text('guest-ring') ?? 'auto', ['auto', '1', '3']);
+  const timeout = args.text('timeout');
+  choiceOption('engine', args.text('engine') ?? 'auto', ['auto', 'qemu']);
+  return {
+    guestRing: ring === 'auto' ? 'auto' : ring === '1' ? 1 : 3,
+    cold: parseColdList(args.text('cold') ?? ''),
+    timeoutMs: timeout === undefined ? undefined : numberOption('timeout', timeout, 1, MAX_TIMEOUT_S) * 1000,
+    wantStats: args.text('stats') !== undefined,
+  };
+}
+
+/** Makes sure, before the guest starts, that a file can be written. */
+async function claim(option: string, file: string): Promise<void> {
+  await writeFile(file, '').catch((error: NodeJS.ErrnoException) => {
+    throw new UsageError('cannot write', {
+      file: `--${option}`,
+      found: `${file}: ${error.code ?? error.message}`,
+      wanted: 'a file that can be written',
+    });
+  });
+}
+
+export async function run(args: Arguments): Promise<number> {
+  const log: Logger = createLogger(args.text('log-level'));
+  const file = args.positionals[0];
+  const { config, warnings } = file === undefined ? { config: {}, warnings: [] } : await readXlConfig(file);
+  for (const warning of warnings) complain(`warning: ${warning}`);
+  const guest = completeConfig({ ...config, ...defined(configFromOptions(args)) }, file ?? 'run');
+  const options = runOptions(args);
+  if (args.text('trace') !== undefined) {
+    throw new UsageError('not available', { file: '--trace', found: 'no tracing in this build', wanted: 'no --trace' });
+  }
+  const statsFile = args.text('stats');
+  if (statsFile !== undefined) await claim('stats', statsFile);
+
+  const stop = interruptions();
+  let terminal: Terminal | undefined;
+  try {
+    const outcome = await runGuest(guest, options, log, {
+      stop: stop.promise,
+      // The terminal becomes raw when the guest is about to run, not before: an error must not be printed on a raw one.
+      console: () => {
+        terminal ??= new Terminal({ onLeave: () => stop.interrupt('SIGINT') });
+        return { input: terminal.input, output: process.stdout };
+      },
+      onCrash: (report) => {
+        terminal?.close();
+        process.stderr.write(`\n${report}\n`);
+      },
+    });
+    terminal?.close();
+    if (statsFile !== undefined && outcome.stats !== undefined) {
+      await writeFile(statsFile, `${JSON.stringify(outcome.stats, undefined, 2)}\n`);
+    }
+    if (outcome.message !== undefined) complain(outcome.message);
+    return outcome.status;
+  } finally {
+    terminal?.close();
+    stop.close();
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * What a guest is configured to be, wherever that was said: a configuration file, options on the command line, a
+ * program. Defaults and limits live here.
+ */
+import { basename } from 'node:path';
+import { UsageError } from '../errors';
+import type { CpuidHide } from './cpuid-option';
+
+/** What follows when a domain ends (xl.cfg's on_*). */
+export type EndAction = 'destroy' | 'restart';
+export type EndEvent = 'poweroff' | 'reboot' | 'crash' | 'watchdog';
+
+export interface GuestConfig {
+  readonly name?: string | undefined;
+  readonly kernel?: string | undefined;
+  readonly ramdisk?: string | undefined;
+  readonly cmdline?: string | undefined;
+  /** MiB. */
+  readonly memory?: number | undefined;
+  /** MiB. */
+  readonly maxmem?: number | undefined;
+  readonly vcpus?: number | undefined;
+  readonly uuid?: string | undefined;
+  readonly onEnd?: Readonly<Partial<Record<EndEvent, EndAction>>> | undefined;
+  /** Number of event channel ports, port 0 included. */
+  readonly maxEventChannels?: number | undefined;
+  readonly tscMode?: 'default' | 'native' | undefined;
+  readonly cpuid?: readonly CpuidHide[] | undefined;
+}
+
+export const DEFAULT_MEMORY_MB = 256;
+/** The largest machine of the engines has 64 GiB, of which the trap module's tables take some. */
+export const MAX_MEMORY_MB = 61_440;
+/** As xl has it when the configuration says nothing. */
+export const DEFAULT_ACTIONS: Readonly<Record<EndEvent, EndAction>> = {
+  poweroff: 'destroy',
+  reboot: 'restart',
+  crash: 'destroy',
+  watchdog: 'destroy',
+};
+const NAME = /^[A-Za-z0-9_.:+@-]{1,64}$/;
+
+/** Checks a domain's name. `where` is the option or file that it comes from. */
+export function checkName(name: string, where: string): string {
+  if (!NAME.test(name)) {
+    throw new UsageError('unusable name', {
+      file: where,
+      found: JSON.stringify(name.slice(0, 80)),
+      wanted: '1 to 64 letters, digits and _.:+@-',
+    });
+  }
+  return name;
+}
+
+/** Checks a size of memory in MiB. */
+export function checkMemory(value: number, where: string): number {
+  if (!Number.isInteger(value) || value < 1 || value > MAX_MEMORY_MB) {
+    throw new UsageError('unusable memory size', {
+      file: where,
+      found: `${value} MB`,
+      wanted: `1 to ${MAX_MEMORY_MB} MB`,
+    });
+  }
+  return value;
+}
+
+/** A configuration that is complete. */
+export interface CompleteGuestConfig extends GuestConfig {
+  readonly name: string;
+  readonly kernel: string;
+  readonly cmdline: string;
+  readonly memory: number;
+}
+
+/** Fills in what is not said. `where` names the source for errors. Throws UsageError when there is no kernel. */
+export function completeConfig(config: GuestConfig, where: string): CompleteGuestConfig {
+  const { kernel } = config;
+  if (kernel === undefined) {
+    throw new UsageError('no kernel', {
+      file: where,
+      found: 'neither kernel= nor --kernel',
+      wanted: 'a kernel to boot',
+    });
+  }
+  const memory = config.memory ?? DEFAULT_MEMORY_MB;
+  if (config.maxmem !== undefined && config.maxmem < memory) {
+    throw new UsageError('maxmem below memory', {
+      file: where,
+      found: `maxmem of ${config.maxmem} MB with memory of ${memory} MB`,
+      wanted: 'maxmem at least as large as memory',
+    });
+  }
+  const fromFile = basename(kernel)
+    .replaceAll(/[^A-Za-z0-9_.:+@-]/g, '_')
+    .slice(0, 64);
+  return { ...config, kernel, memory, name: config.name ?? (fromFile || 'guest'), cmdline: config.cmdline ?? '' };
+}

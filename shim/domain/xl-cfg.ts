@@ -1,0 +1,249 @@
+/**
+ * xl configuration files: GUEST.cfg as `xl create` takes it, for a PV guest. Implements xl.cfg(5); the syntax is in
+ * xl-syntax.ts, the keys that are not used are in xl-keys.ts.
+ *
+ * Errors and warnings name the file and the line. A key that would change what the guest is, and is not supported, is an
+ * error; a key that only concerns a Xen host, or that nobody knows, is a warning.
+ *
+ * Quirks: numbers may be in quotes, as xl allows. cmdline= wins over root= and extra=, which are joined with a space.
+ * Paths are relative to the current directory, as in xl.
+ */
+import { TRAP } from '../../abi/trap';
+import { UsageError } from '../errors';
+import { readInput } from '../xen/builder/image';
+import { parseCpuidOption } from './cpuid-option';
+import { checkMemory, checkName, type EndAction, type EndEvent, type GuestConfig } from './guest-config';
+import { IGNORED_KEYS, REFUSED_KEYS, USED_KEYS } from './xl-keys';
+import { parseXlNumber, parseXlSyntax, quoted, type XlSetting, type XlValue } from './xl-syntax';
+
+export interface XlConfig {
+  readonly config: GuestConfig;
+  /** Complete lines: "guest.cfg:3: ...". */
+  readonly warnings: readonly string[];
+}
+
+const MAX_FILE_BYTES = 1 << 20;
+
+function describe(value: XlValue): string {
+  if (value.kind === 'list') return `a list of ${value.items.length}`;
+  return value.kind === 'string' ? quoted(value.text) : value.text.slice(0, 60);
+}
+
+/** Is it what a key has when it asks for nothing: [], "", 0? */
+function asksNothing(value: XlValue): boolean {
+  if (value.kind === 'list') return value.items.length === 0;
+  return value.kind === 'number' ? value.value === 0 : value.text.trim() === '';
+}
+
+class Reader {
+  readonly warnings: string[] = [];
+  private readonly settings: ReadonlyMap<string, XlSetting>;
+
+  constructor(
+    private readonly file: string,
+    settings: readonly XlSetting[],
+  ) {
+    this.settings = new Map(settings.map((s) => [s.key, s]));
+    for (const { key, line, value, overrides } of settings) {
+      if (overrides !== undefined) this.warn(line, `${key} was set in line ${overrides} already; this value counts`);
+      const refused = REFUSED_KEYS.get(key);
+      if (refused !== undefined) {
+        if (!asksNothing(value))
+          throw this.error(value, `${key} is not supported`, `${key} = ${describe(value)}`, refused);
+      } else if (IGNORED_KEYS.has(key)) this.warn(line, `${key} has no effect here`);
+      else if (!USED_KEYS.has(key)) this.warn(line, `unknown key ${quoted(key)}`);
+    }
+  }
+
+  warn(line: number, text: string): void {
+    this.warnings.push(`${this.file}:${line}: ${text}`);
+  }
+
+  error(value: XlValue, summary: string, found: string, wanted: string): UsageError {
+    return new UsageError(summary, { file: `${this.file}:${value.line}`, found, wanted });
+  }
+
+  value(key: string): XlValue | undefined {
+    return this.settings.get(key)?.value;
+  }
+
+  text(key: string): string | undefined {
+    const value = this.value(key);
+    if (value === undefined) return undefined;
+    if (value.kind === 'list') throw this.error(value, `${key} of the wrong kind`, describe(value), 'a string');
+    return value.text;
+  }
+
+  /** A path or name: a string that is not empty. */
+  word(key: string): string | undefined {
+    const value = this.value(key);
+    const text = this.text(key);
+    if (value !== undefined && text === '') throw this.error(value, `empty ${key}`, '""', `a value for ${key}`);
+    if (value !== undefined && text?.includes('\0')) throw this.error(value, `unusable ${key}`, 'a NUL in it', 'text');
+    return text;
+  }
+
+  number(key: string): number | undefined {
+    const value = this.value(key);
+    if (value === undefined) return undefined;
+    const number =
+      value.kind === 'number' ? value.value : value.kind === 'string' ? parseXlNumber(value.text.trim()) : undefined;
+    if (number === undefined) throw this.error(value, `${key} of the wrong kind`, describe(value), 'a number');
+    return number;
+  }
+
+  where(key: string): string {
+    return `${this.file}:${this.value(key)?.line ?? 0}`;
+  }
+
+  checked<T>(key: string, found: T | undefined, check: (value: T, where: string) => T): T | undefined {
+    return found === undefined ? undefined : check(found, this.where(key));
+  }
+
+  type(): void {
+    for (const [key, accepted] of [
+      ['type', ['pv']],
+      ['builder', ['generic', 'linux']],
+    ] as const) {
+      const value = this.value(key);
+      const text = this.text(key);
+      if (value !== undefined && !accepted.some((a) => a === text)) {
+        throw this.error(value, 'not a PV guest', `${key} = ${describe(value)}`, `${key} = "${accepted[0]}"`);
+      }
+    }
+  }
+
+  vcpus(): number | undefined {
+    for (const key of ['vcpus', 'maxvcpus']) {
+      const value = this.value(key);
+      const number = this.number(key);
+      if (value !== undefined && number !== 1) {
+        throw this.error(value, 'more than one vCPU is not supported yet', `${key} = ${describe(value)}`, `${key} = 1`);
+      }
+    }
+    return this.number('vcpus');
+  }
+
+  cmdline(): string | undefined {
+    const [cmdline, root, extra] = [this.text('cmdline'), this.text('root'), this.text('extra')];
+    if (cmdline !== undefined) {
+      for (const key of ['root', 'extra']) {
+        const setting = this.settings.get(key);
+        if (setting !== undefined) this.warn(setting.line, `${key} is ignored because there is a cmdline`);
+      }
+      return cmdline;
+    }
+    if (root !== undefined) return `root=${root}${extra === undefined ? '' : ` ${extra}`}`;
+    return extra;
+  }
+
+  onEnd(): Partial<Record<EndEvent, EndAction>> {
+    const out: Partial<Record<EndEvent, EndAction>> = {};
+    for (const event of ['poweroff', 'reboot', 'crash', 'watchdog'] as const) {
+      const key = `on_${event}`;
+      const value = this.value(key);
+      if (value === undefined) continue;
+      const text = this.text(key);
+      switch (text) {
+        case 'destroy':
+        case 'restart':
+          out[event] = text;
+          break;
+        case 'rename-restart':
+        case 'coredump-restart':
+          out[event] = 'restart';
+          this.warn(value.line, `${key} = ${quoted(text)} is not supported: the domain is restarted instead`);
+          break;
+        case 'preserve':
+        case 'coredump-destroy':
+          out[event] = 'destroy';
+          this.warn(value.line, `${key} = ${quoted(text)} is not supported: the domain is destroyed instead`);
+          break;
+        default:
+          throw this.error(
+            value,
+            `unusable ${key}`,
+            describe(value),
+            '"destroy", "restart", "rename-restart", "preserve", "coredump-destroy" or "coredump-restart"',
+          );
+      }
+    }
+    return out;
+  }
+
+  tscMode(): 'default' | 'native' | undefined {
+    const value = this.value('tsc_mode');
+    const text = this.text('tsc_mode');
+    if (value === undefined) return undefined;
+    switch (text) {
+      case 'default':
+      case '0':
+        return 'default';
+      case 'native':
+      case '2':
+        return 'native';
+      case 'always_emulate':
+      case 'native_paravirt':
+      case '1':
+      case '3':
+        throw this.error(value, 'unsupported tsc_mode', describe(value), '"default" or "native": RDTSC runs natively');
+      default:
+        throw this.error(value, 'unknown tsc_mode', describe(value), '"default" or "native"');
+    }
+  }
+
+  uuid(): string | undefined {
+    const value = this.value('uuid');
+    const text = this.text('uuid');
+    if (value === undefined || text === undefined) return undefined;
+    const digits = text.replaceAll('-', '').toLowerCase();
+    if (!/^[0-9a-f]{32}$/.test(digits)) {
+      throw this.error(value, 'unusable uuid', describe(value), '32 hexadecimal digits, as uuidgen prints them');
+    }
+    return digits.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  }
+
+  /** max_event_channels counts usable ports; port 0 is none. */
+  ports(): number | undefined {
+    const value = this.value('max_event_channels');
+    const number = this.number('max_event_channels');
+    if (value === undefined || number === undefined) return undefined;
+    const limit = TRAP.TRAP_MAX_PORTS - 1;
+    if (number < 8 || number > limit) {
+      throw this.error(value, 'unusable max_event_channels', describe(value), `8 to ${limit}`);
+    }
+    return number + 1;
+  }
+
+  cpuid(): GuestConfig['cpuid'] {
+    const value = this.value('cpuid');
+    return value === undefined ? undefined : parseCpuidOption(this.file, value);
+  }
+}
+
+/** Reads the text of a configuration file. Throws UsageError and nothing else. */
+export function parseXlConfig(file: string, text: string): XlConfig {
+  const reader = new Reader(file, parseXlSyntax(file, text));
+  reader.type();
+  const config: GuestConfig = {
+    name: reader.checked('name', reader.word('name'), checkName),
+    kernel: reader.word('kernel'),
+    ramdisk: reader.word('ramdisk'),
+    cmdline: reader.cmdline(),
+    memory: reader.checked('memory', reader.number('memory'), checkMemory),
+    maxmem: reader.checked('maxmem', reader.number('maxmem'), checkMemory),
+    vcpus: reader.vcpus(),
+    uuid: reader.uuid(),
+    onEnd: reader.onEnd(),
+    maxEventChannels: reader.ports(),
+    tscMode: reader.tscMode(),
+    cpuid: reader.cpuid(),
+  };
+  return { config, warnings: reader.warnings };
+}
+
+/** Reads a configuration file. Throws UsageError. */
+export async function readXlConfig(file: string): Promise<XlConfig> {
+  const bytes = await readInput(file, 'configuration', MAX_FILE_BYTES);
+  return parseXlConfig(file, bytes.toString('utf8'));
+}
