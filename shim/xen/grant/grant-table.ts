@@ -270,7 +270,8 @@ export class GrantTable {
       if (version === 1) {
         // What version 1 cannot express is refused: sub-pages, wide frames, transitive grants.
         const fullPage = type === GTF.GTF_permit_access && (entry.flags & GTF.GTF_sub_page) === 0;
-        if (type !== GTF.GTF_invalid && (!fullPage || entry.frame > 0xffff_ffffn)) return -E.XEN_EINVAL;
+        if (type !== GTF.GTF_invalid && !fullPage) return -E.XEN_EINVAL;
+        if (type !== GTF.GTF_invalid && entry.frame > 0xffff_ffffn) return -E.XEN_ERANGE;
       } else if (type !== GTF.GTF_invalid && type !== GTF.GTF_permit_access) {
         return -E.XEN_EINVAL;
       }

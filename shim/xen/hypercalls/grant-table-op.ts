@@ -244,11 +244,11 @@ export const grantTableOp: Handler = (d, c) => {
     case GNTTABOP.GNTTABOP_query_size:
       return one(querySize);
     case GNTTABOP.GNTTABOP_set_version:
-      return one(setVersion);
+      return setVersion(d, c, arg);
     case GNTTABOP.GNTTABOP_get_status_frames:
       return one(getStatusFrames);
     case GNTTABOP.GNTTABOP_get_version:
-      return one(getVersion);
+      return getVersion(d, c, arg);
     case GNTTABOP.GNTTABOP_map_grant_ref:
       return forEach(c, GnttabMapGrantRef.size, (v) => map(d, c, v));
     case GNTTABOP.GNTTABOP_unmap_grant_ref:

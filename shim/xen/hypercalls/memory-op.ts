@@ -26,6 +26,7 @@ import {
   XenMemoryExchange,
   XenMemoryMap,
   XenMemoryReservation,
+  XenPodTarget,
   XenRemoveFromPhysmap,
   XenVnumaTopologyInfo,
 } from '../../../abi/xen/memory';
@@ -307,8 +308,18 @@ export const memoryOp: Handler = (d, c) => {
     case XENMEM.XENMEM_add_to_physmap_batch:
       return selfOnly(d, c, XenAddToPhysmapBatch.size) || -E.XEN_EACCES;
     case XENMEM.XENMEM_remove_from_physmap:
-      return selfOnly(d, c, XenRemoveFromPhysmap.size) || -E.XEN_ENOSYS;
+      return selfOnly(d, c, XenRemoveFromPhysmap.size) || -E.XEN_EACCES;
+    case XENMEM.XENMEM_set_pod_target:
+    case XENMEM.XENMEM_get_pod_target: {
+      const view = c.guest.view(arg64(c, 1), XenPodTarget.size);
+      const target = d.domainByAnyId(XenPodTarget.get.domid(view, 0));
+      // Populate-on-demand is for translated domains.
+      return target === undefined ? -E.XEN_ESRCH : -E.XEN_EINVAL;
+    }
     case XENMEM.XENMEM_get_vnumainfo:
+      if (XenVnumaTopologyInfo.get.pad(c.guest.view(arg64(c, 1), XenVnumaTopologyInfo.size), 0) !== 0) {
+        return -E.XEN_EINVAL;
+      }
       return selfOnly(d, c, XenVnumaTopologyInfo.size) || -E.XEN_EOPNOTSUPP;
     case XENMEM.XENMEM_acquire_resource: {
       const view = c.guest.view(arg64(c, 1), XenMemAcquireResource.size);
@@ -318,8 +329,6 @@ export const memoryOp: Handler = (d, c) => {
     case XENMEM.XENMEM_machphys_mfn_list:
     case XENMEM.XENMEM_machphys_compat_mfn_list:
     case XENMEM.XENMEM_machine_memory_map:
-    case XENMEM.XENMEM_set_pod_target:
-    case XENMEM.XENMEM_get_pod_target:
     case XENMEM.XENMEM_paging_op:
     case XENMEM.XENMEM_access_op:
     case XENMEM.XENMEM_claim_pages:

@@ -69,8 +69,10 @@ function isValid(v: DataView): boolean {
 
 /** 0 or -errno. */
 export function initialiseVcpu(d: XenDomain, c: HypercallCall, vcpu: number): number {
-  const v = c.guest.view(arg64(c, 2), Ctx.size);
   const { trap } = d;
+  // A vCPU beyond the legacy ones needs a registered vcpu_info first.
+  if (d.vcpuInfoGpa(vcpu) === 0) return -E.XEN_EINVAL;
+  const v = c.guest.view(arg64(c, 2), Ctx.size);
   if (trap.getVp(vcpu, 'initialised') !== 0) return -E.XEN_EEXIST;
   if (!isValid(v)) return -E.XEN_EINVAL;
   const types = new PageTypes(d);

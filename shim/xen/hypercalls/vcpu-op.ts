@@ -108,7 +108,7 @@ function registerVcpuInfo(d: XenDomain, c: HypercallCall, vcpu: number): number 
   const view = c.guest.view(arg64(c, 2), VcpuRegisterVcpuInfo.size);
   const mfn = VcpuRegisterVcpuInfo.get.mfn(view, 0);
   const offset = VcpuRegisterVcpuInfo.get.offset(view, 0);
-  if (offset > PAGE_SIZE - VcpuInfo.size || (offset & 7) !== 0) return -E.XEN_EINVAL;
+  if (offset > PAGE_SIZE - VcpuInfo.size || (offset & 7) !== 0) return -E.XEN_ENXIO;
   if (d.vcpuInfoRegistered.has(vcpu)) return -E.XEN_EINVAL;
   if (vcpu !== c.vcpu && isUp(d, vcpu)) return -E.XEN_EINVAL;
   if (mfn >= BigInt(d.frames.nrFrames) || !d.frames.isWritablePage(Number(mfn))) return -E.XEN_EINVAL;

@@ -2,11 +2,12 @@
  * Per-vCPU timers: set_timer_op and the timer commands of vcpu_op. The readable twin of the trap module's versions.
  * Implements xen-pv-abi section 6.6. Deadlines are absolute system time in ns; 0 in the block means none.
  *
- * A deadline that has passed fires when the module re-arms (TRAP_EFFECT_TIMER), at once.
+ * A deadline that has passed fires when the module re-arms (TRAP_EFFECT_TIMER), at once: VCPU_SSHOTTMR_future is ignored,
+ * as by Xen 4.17.
  */
 import { TRAP_EFFECT } from '../../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
-import { VCPUOP, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer } from '../../../../abi/xen/vcpu';
+import { VcpuSetPeriodicTimer, VcpuSetSingleshotTimer } from '../../../../abi/xen/vcpu';
 import type { XenDomain } from '../../xen-domain';
 import { arg64, type Handler, type HypercallCall } from '../call';
 
@@ -40,8 +41,6 @@ export function setSingleshotTimer(d: XenDomain, c: HypercallCall, vcpu: number)
   if (vcpu !== c.vcpu) return -E.XEN_EINVAL;
   const view = c.guest.view(arg64(c, 2), VcpuSetSingleshotTimer.size);
   const timeout = VcpuSetSingleshotTimer.get.timeout_abs_ns(view, 0);
-  const future = (VcpuSetSingleshotTimer.get.flags(view, 0) & VCPUOP.VCPU_SSHOTTMR_future) !== 0;
-  if (future && timeout < d.systemTime()) return -E.XEN_ETIME;
   // 0 in the block would mean "no timer"; any time in the past does.
   d.trap.setVp(vcpu, 'timer_singleshot', timeout === 0n ? 1n : timeout);
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
