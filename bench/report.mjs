@@ -1,0 +1,234 @@
+/* From the rounds' results to medians, and from those to BENCHMARKS.md. */
+import { LABELS } from './scenarios.mjs';
+
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  if (sorted.length === 0) return undefined;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+export function geometricMean(values) {
+  return values.length === 0 ? undefined : Math.exp(values.reduce((sum, v) => sum + Math.log(v), 0) / values.length);
+}
+
+/** Metrics that are not operations of the kernel, and are left out of means. */
+const NOT_AN_OPERATION = new Set(['alu_loop', 'clock_gettime', 'nanosleep_100us']);
+const isOperation = (name) => !NOT_AN_OPERATION.has(name) && !/hypercall/.test(name);
+
+/** [{scenario: result}, ...] to {scenario: {metrics, boot..., facts, rounds}}, medians over the rounds. */
+export function summarize(rounds) {
+  const summary = {};
+  for (const name of Object.keys(LABELS)) {
+    const results = rounds.map((r) => r[name]).filter((r) => r !== undefined && r.error === undefined);
+    if (results.length === 0) continue;
+    const over = (pick) => {
+      const values = results.map(pick).filter((v) => v !== undefined && Number.isFinite(v));
+      return values.length === 0 ? undefined : median(values);
+    };
+    const metrics = {};
+    for (const metric of new Set(results.flatMap((r) => Object.keys(r.metrics)))) {
+      metrics[metric] = over((r) => r.metrics[metric]?.median);
+    }
+    const from = name === 'domu' ? 'dom0-create' : undefined;
+    const since = (r, i) => {
+      if (r.marks.user === undefined || (from !== undefined && r.marks[from] === undefined)) return undefined;
+      return r.marks.user[i] - (from === undefined ? 0 : r.marks[from][i]);
+    };
+    summary[name] = {
+      rounds: results.length,
+      failed: rounds.filter((r) => r[name]?.error !== undefined).length,
+      toUserSeconds: over((r) => since(r, 0)),
+      toUserCpuSeconds: over((r) => since(r, 1)),
+      uptimeAtInit: over((r) => Number(r.facts.uptime?.split(' ')[0] ?? Number.NaN)),
+      idlePercent: over((r) => r.idle?.percent),
+      ownMemoryMiB: name.startsWith('ring') ? over((r) => r.idle?.ownMemoryMiB) : undefined,
+      facts: results.at(-1).facts,
+      metrics,
+    };
+  }
+  return summary;
+}
+
+function number(v) {
+  if (v === undefined) return '-';
+  if (v >= 100_000) return `${Math.round(v / 1000)}k`;
+  return v >= 100 ? v.toFixed(0) : v >= 10 ? v.toFixed(1) : v.toFixed(2);
+}
+
+function ratio(a, b) {
+  return a === undefined || b === undefined || b === 0 ? undefined : a / b;
+}
+
+function table(header, rows) {
+  const align = header.map((_, i) => (i === 0 ? '---' : '---:'));
+  return [header, align, ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
+const times = (v) => (v === undefined ? '-' : `${v.toFixed(2)}x`);
+
+/** The tables of one summary: operations, with ratios. */
+function operations(s) {
+  const names = Object.keys(s.ring1?.metrics ?? s.ring3?.metrics ?? s.bare?.metrics ?? {}).filter(
+    (m) => !/hypercall/.test(m),
+  );
+  const of = (scenario, m) => s[scenario]?.metrics[m];
+  const rows = names.map((m) => [
+    `\`${m}\``,
+    ...['bare', 'ring1', 'ring3', 'dom0', 'domu'].map((scenario) => number(of(scenario, m))),
+    times(ratio(of('ring1', m), of('bare', m))),
+    times(ratio(of('domu', m), of('ring1', m))),
+    times(ratio(of('domu', m), of('ring3', m))),
+  ]);
+  const mean = (a, b) =>
+    times(
+      geometricMean(
+        names
+          .filter(isOperation)
+          .map((m) => ratio(of(a, m), of(b, m)))
+          .filter((v) => v !== undefined),
+      ),
+    );
+  rows.push([
+    'geometric mean of the operations',
+    '',
+    '',
+    '',
+    '',
+    '',
+    mean('ring1', 'bare'),
+    mean('domu', 'ring1'),
+    mean('domu', 'ring3'),
+  ]);
+  return table(
+    ['', 'bare', 'ring 1', 'ring 3', 'Xen dom0', 'Xen domU', 'ring 1 / bare', 'domU / ring 1', 'domU / ring 3'],
+    rows,
+  );
+}
+
+function bootTable(s) {
+  const rows = Object.keys(LABELS)
+    .filter((name) => s[name] !== undefined)
+    .map((name) => [
+      LABELS[name],
+      number(s[name].toUserSeconds),
+      number(s[name].toUserCpuSeconds),
+      number(s[name].uptimeAtInit),
+      times(ratio(s[name].uptimeAtInit, s.bare?.uptimeAtInit)),
+      s[name].idlePercent === undefined ? '-' : s[name].idlePercent.toFixed(2),
+      number(s[name].ownMemoryMiB),
+    ]);
+  return table(
+    [
+      '',
+      'to first user-space line, s',
+      'CPU s till then',
+      'guest uptime at /init, s',
+      'of bare',
+      'idle, % of a core',
+      "shim's memory, MiB",
+    ],
+    rows,
+  );
+}
+
+function coldTable(s) {
+  const rows = ['ring1', 'ring3', 'dom0', 'domu']
+    .filter((name) => s[name]?.metrics.cold_hypercall_read !== undefined)
+    .map((name) => {
+      const m = s[name].metrics;
+      return [
+        LABELS[name],
+        number(m.cold_hypercall_read / 1000),
+        number(m.hot_hypercall_read / 1000),
+        number((m.cold_hypercall_read - m.hot_hypercall_read) / 1000),
+        number(m.cold_hypercall_read_p99 / 1000),
+      ];
+    });
+  return table(['', 'read with a cold call, us', 'with a hot one, us', 'difference, us', '99th percentile, us'], rows);
+}
+
+/** BENCHMARKS.md. `run`: {date, rounds, host, qemu, kernel, xen, cli, load}. */
+export function markdown(run, summary, instructions) {
+  const facts = (key) =>
+    Object.keys(LABELS)
+      .filter((name) => summary[name] !== undefined)
+      .map((name) => `${LABELS[name]}: ${summary[name].facts[key] ?? '-'}`)
+      .join('; ');
+  const failed = Object.keys(LABELS)
+    .filter((name) => summary[name]?.failed > 0)
+    .map((name) => `${LABELS[name]}: ${summary[name].failed} of ${run.rounds} rounds failed and are left out.`);
+  const instructionPart =
+    instructions === undefined || Object.keys(instructions).length === 0
+      ? []
+      : [
+          '## Operations, guest instructions',
+          '',
+          'One run each under `-icount shift=0`, where guest time counts instructions. Independent of the host and its load,',
+          'but blind to what an instruction costs: a CR3 load is one here, and 2 us in time. `nanosleep_100us` is omitted:',
+          'there is nothing to count while a guest sleeps.',
+          '',
+          operations(withoutSleep(instructions)),
+          '',
+        ];
+  return [
+    '# Benchmarks',
+    '',
+    'Made by `npm run bench`; do not edit. Raw results: bench/results/latest.json.',
+    '',
+    `${run.date}; ${run.rounds} interleaved rounds, medians; host: ${run.host}; load average when it began: ${run.load}.`,
+    `${run.qemu}, \`-cpu ${run.cpu}\`, one CPU; Linux ${run.kernel}; Xen ${run.xen}; guests of ${run.memory} MiB.`,
+    ...failed,
+    '',
+    '## Boot, idle, memory',
+    '',
+    bootTable(summary),
+    '',
+    '## Operations, ns',
+    '',
+    operations(summary),
+    '',
+    '## Cold hypercalls',
+    '',
+    coldTable(summary),
+    '',
+    ...instructionPart,
+    '## Method',
+    '',
+    '- Every machine boots the same kernel file and the same initramfs, whose only program is bench/guest/bench.c: init of',
+    '  the guest and benchmark in one. Same QEMU, same CPU model, same guest memory, command line `quiet`. The machines of',
+    '  a round run one after the other, and each round begins with another one.',
+    '- "To first user-space line": from spawning `xenlighten run` (for a domU: from `xl create` in a dom0 that is up; for',
+    '  the others: from spawning QEMU) until the line that process 1 prints first has arrived at the host.',
+    '- An operation is repeated in batches of at least 2 ms; the median of up to 33 batches is the value of a run. The',
+    '  geometric mean leaves out what is not work of the kernel (`alu_loop`, the vDSO clock, sleeping).',
+    "- Idle: CPU time of every process of the machine over 10 s in which the guest sleeps. Memory: what the shim's process",
+    "  holds besides shared memory, which is the guest's RAM.",
+    '- A cold hypercall: a read of /sys/hypervisor/properties/pagesize, which is one hypercall that xenlighten answers in',
+    '  the shim; a hot one: /sys/hypervisor/version/major. Under real Xen both are hot.',
+    '',
+    '## Caveats',
+    '',
+    '- All of it is emulation: QEMU translates ring 0 and ring 3 alike, a page walk is software, and a CR3 load throws',
+    '  translations away. Ratios on hardware differ.',
+    "- xl is given the kernel unpacked, because xenlighten keeps unpacked kernels in a cache: neither side's time holds",
+    '  the unpacking. The bare kernel and dom0 do it themselves (about 1 s of theirs), as they always do.',
+    '- A domU and our guests find no ACPI, PCI or legacy devices; the bare kernel and dom0 probe them at boot.',
+    "- The machines beside ours run with one possible CPU, where QEMU turns locked instructions into plain ones; ours can't,",
+    '  because the shim shares its memory.',
+    `- Page-table isolation: ${facts('meltdown')}.`,
+    `- Spectre v2: ${facts('spectre_v2')}.`,
+    `- Clock: ${facts('clocksource')}.`,
+    ...(run.cli ? [] : ['- `xenlighten run` was not built: its place took bench/domain.mjs, which does the same.']),
+    '',
+  ].join('\n');
+}
+
+function withoutSleep(summary) {
+  return Object.fromEntries(
+    Object.entries(summary).map(([name, s]) => {
+      const { nanosleep_100us: _, ...metrics } = s.metrics;
+      return [name, { ...s, metrics }];
+    }),
+  );
+}

@@ -1,0 +1,104 @@
+/*
+ * The machines that are compared. The same kernel file, the same initramfs, the same guest memory and the same command
+ * line in all of them; the same QEMU binary and CPU model below.
+ *
+ *   ring1, ring3  xenlighten, guest kernel in that ring
+ *   bare          the kernel on QEMU's pc, page-table isolation off
+ *   dom0          the kernel as dom0 of real Xen
+ *   domu          the kernel as a domU of real Xen, created by xl in a minimal dom0
+ */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { root } from '../scripts/lib/progress.mjs';
+
+const CLI = path.join(root, 'dist', 'shim', 'cli', 'main.js');
+const RUNNER = path.join(root, 'bench', 'domain.mjs');
+
+export const CPU = 'qemu64';
+export const GUEST_MEMORY = 256;
+const DOM0_MEMORY = 512;
+const HOST_MEMORY = 1024;
+const BASE_CMDLINE = 'quiet panic=-1';
+
+export const LABELS = {
+  ring1: 'xenlighten, ring 1',
+  ring3: 'xenlighten, ring 3',
+  bare: 'bare',
+  dom0: 'Xen dom0',
+  domu: 'Xen domU',
+};
+
+/** The guest's command line; `words` are the benchmark's own. */
+export function cmdline(console, words) {
+  return [`console=${console}`, BASE_CMDLINE, words].filter(Boolean).join(' ');
+}
+
+function qemu(memory, args, icount) {
+  const instructions = icount ? ['-icount', 'shift=0,sleep=off'] : [];
+  const plain = ['-display', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-user-config', '-nodefaults'];
+  const accel = icount ? 'tcg,thread=single' : 'tcg';
+  return [
+    'qemu-system-x86_64',
+    '-accel',
+    accel,
+    '-cpu',
+    CPU,
+    '-smp',
+    '1',
+    '-m',
+    `${memory}`,
+    ...plain,
+    '-no-reboot',
+  ].concat(instructions, args);
+}
+
+/**
+ * The command of a scenario. `inputs`: {kernel, initramfs, xen, dom0Image}; `words` for the benchmark in the guest;
+ * `icount`: time is counted in instructions; `stats`: file for the trap module's counters (with icount only).
+ */
+export function command(name, inputs, words, { icount = false, stats } = {}) {
+  const { kernel, initramfs, xen } = inputs;
+  switch (name) {
+    case 'ring1':
+    case 'ring3': {
+      const options = ['--kernel', kernel, '--ramdisk', initramfs, '--memory', `${GUEST_MEMORY}`];
+      options.push('--guest-ring', name.slice(4), '--cmdline', cmdline('hvc0', words));
+      if (icount || stats !== undefined || !existsSync(CLI)) {
+        const extra = [...(icount ? ['--icount', 'shift=0,sleep=off'] : []), ...(stats ? ['--stats', stats] : [])];
+        return [process.execPath, RUNNER, ...options, ...extra];
+      }
+      return [process.execPath, CLI, 'run', ...options];
+    }
+    case 'bare':
+      return qemu(
+        GUEST_MEMORY,
+        ['-kernel', kernel, '-initrd', initramfs, '-append', `${cmdline('ttyS0', words)} pti=off`],
+        icount,
+      );
+    case 'dom0':
+      return qemu(
+        HOST_MEMORY,
+        [
+          ...['-kernel', xen, '-append', xenCmdline(GUEST_MEMORY)],
+          ...['-initrd', `${kernel} ${cmdline('hvc0', words)},${initramfs}`],
+        ],
+        icount,
+      );
+    case 'domu':
+      return qemu(
+        HOST_MEMORY,
+        [
+          ...['-kernel', xen, '-append', xenCmdline(DOM0_MEMORY)],
+          '-initrd',
+          `${kernel} ${cmdline('hvc0', 'random.trust_bootloader=on rdinit=/bench-init')},${inputs.dom0Image}`,
+        ],
+        icount,
+      );
+    default:
+      throw new Error(`no scenario ${name}`);
+  }
+}
+
+function xenCmdline(dom0Memory) {
+  return `console=com1 com1=115200 dom0_mem=${dom0Memory}M,max:${dom0Memory}M dom0_max_vcpus=1`;
+}
