@@ -33,8 +33,8 @@ const ALIASES: Readonly<Record<string, string>> = {
   cmpxchg8: 'cx8',
   aes: 'aesni',
   lahfsahf: 'lahflm',
-  ffxsr: 'ffxsr',
   nodeid: 'nodeidmsr',
+  tm: 'tm1',
 };
 
 const simple = (name: string): string => name.toLowerCase().replaceAll(/[^a-z0-9]/g, '');

@@ -13,14 +13,18 @@ import pino, { type Logger } from 'pino';
 import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCrash, TrapVp } from '../../abi/trap';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
+import { UsageError } from '../errors';
 import type { GuestMemory } from '../partition/guest-memory';
 import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
 import type { Partition, PartitionExit } from '../partition/partition';
 import { QemuPartition } from '../partition/qemu/qemu-partition';
 import { ramRegions } from '../partition/qemu/ram-layout';
 import { trapImage } from '../partition/trap-image';
-import { type TrapLayout, trapLayout } from '../partition/trap-layout';
+import { TRACE_ENTRIES, type TrapLayout, trapLayout } from '../partition/trap-layout';
 import { loadTrapModule } from '../partition/trap-loader';
+import { collectStats, type Stats } from '../translate/stats';
+import { Tracer, type TraceSummary } from '../translate/trace';
+import { TraceRing } from '../translate/trace-ring';
 import { type BuiltDomain, buildDomain } from '../xen/builder/builder';
 import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
 import { hypercallPage } from '../xen/builder/hypercall-page';
@@ -39,6 +43,7 @@ import { XenstoreRing } from '../xen/xenstore/ring';
 import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type CpuidHide, hideFeatures } from './cpuid-option';
+import { type DomainInfo, vcpuTimes } from './domain-info';
 import { TscClock } from './tsc-clock';
 
 export interface DomainConfig {
@@ -61,8 +66,8 @@ export interface DomainConfig {
   readonly cpuid?: readonly CpuidHide[] | undefined;
   /** Hypercalls and sub-operations that the shim answers although the trap module could: [number, mask of sub-ops]. */
   readonly cold?: readonly (readonly [number, bigint])[] | undefined;
-  /** Start with the trace ring on. */
-  readonly trace?: boolean | undefined;
+  /** Trace every operation from the first instruction on, into this file; see startTrace. */
+  readonly trace?: string | undefined;
   /** User roots without the trap module's memory (ring 3); default: what the CPU needs. */
   readonly isolateUserRoots?: boolean | undefined;
   /** Engine details: see QemuMachine. */
@@ -122,6 +127,10 @@ export class Domain {
   private resolveEnd!: (end: DomainEnd) => void;
   private finished = false;
   private tscTimer: NodeJS.Timeout | undefined;
+  private tracer: Tracer | undefined;
+  private finalStats: Stats | undefined;
+  /** performance.now() when the domain's system time was 0. */
+  private readyAt: number | undefined;
 
   private constructor(
     readonly config: DomainConfig,
@@ -270,7 +279,7 @@ export class Domain {
         guestRing,
         isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? false),
         virtualTsc: config.icount !== undefined,
-        trace: config.trace ?? false,
+        trace: config.trace !== undefined,
         domid: 1,
         tscHz,
         cpuid,
@@ -292,9 +301,10 @@ export class Domain {
     }
   }
 
-  /** Lets the guest run. Rejects when the engine cannot be started; the domain has ended then. */
+  /** Lets the guest run. Rejects when the engine cannot be started, or the trace not written; the domain has ended then. */
   async start(): Promise<void> {
     try {
+      if (this.config.trace !== undefined) await this.startTrace(this.config.trace);
       await this.partition.start({
         doorbell: () => this.mailboxes.scan(),
         exit: (exit) => this.onExit(exit),
@@ -309,6 +319,72 @@ export class Domain {
   /** Ends the domain at once. */
   async destroy(): Promise<void> {
     await this.finish({ kind: 'destroyed' });
+  }
+
+  /**
+   * Writes a trace of every Xen operation and its translation to `file` (JSON for Perfetto), from now until stopTrace or
+   * the domain's end. UsageError when the file cannot be written, or when a trace is being written already.
+   */
+  async startTrace(file: string): Promise<void> {
+    if (this.tracer !== undefined || this.finished) {
+      throw new UsageError('cannot trace', {
+        file,
+        found: this.finished ? 'a domain that has ended' : 'a trace that is being written',
+        wanted: 'a running domain without a trace',
+      });
+    }
+    const ring = new TraceRing(this.partition.memory, this.layout, TRACE_ENTRIES);
+    const { guestRing, layout, partition } = this;
+    const about = { name: this.config.name, vcpus: layout.nrVps, guestRing, engine: partition.engine };
+    this.tracer = await Tracer.start(file, ring, about);
+  }
+
+  /** Ends the trace; undefined when there is none. Rejects when the file could not be written. */
+  async stopTrace(): Promise<TraceSummary | undefined> {
+    const { tracer } = this;
+    this.tracer = undefined;
+    return tracer?.stop();
+  }
+
+  /** The counters now; after the end, as they were when the VPs had stopped. */
+  stats(): Stats {
+    return this.finalStats ?? this.collect();
+  }
+
+  private collect(): Stats {
+    return collectStats({
+      name: this.config.name,
+      engine: this.partition.engine,
+      guestRing: this.guestRing,
+      uptimeMs: Date.now() - this.startedAt,
+      vps: this.vpBlocks(),
+    });
+  }
+
+  /** What `xenlighten list` shows. Only while the domain runs. */
+  info(): DomainInfo {
+    const systemTimeNs = this.readyAt === undefined ? 0 : (performance.now() - this.readyAt) * 1e6;
+    return {
+      name: this.config.name,
+      domid: this.domid,
+      uuid: this.uuid,
+      pid: process.pid,
+      memoryMiB: Math.round(this.xen.nrPages / 256),
+      vcpus: this.layout.nrVps,
+      ...vcpuTimes(this.vpBlocks(), systemTimeNs),
+      uptimeMs: Date.now() - this.startedAt,
+      engine: this.partition.engine,
+      guestRing: this.guestRing,
+      kernel: this.config.kernel,
+      tracing: this.tracer !== undefined,
+    };
+  }
+
+  private vpBlocks(): Buffer[] {
+    const { memory } = this.partition;
+    return Array.from({ length: this.layout.nrVps }, (_, i) =>
+      memory.copyOut(this.layout.vpsGpa + i * TrapVp.size, TrapVp.size),
+    );
   }
 
   /** Tells the guest's clock better TSC frequencies, at intervals that double up to about an hour. */
@@ -326,8 +402,9 @@ export class Domain {
   private onCall(call: TrapCall): TrapReply | undefined | Promise<TrapReply | undefined> {
     switch (call.kind) {
       case TRAP_MBOX.TRAP_CALL_HYPERCALL:
-        return dispatch(this.xen, call);
+        return this.tracer === undefined ? dispatch(this.xen, call) : this.dispatchTraced(call, this.tracer);
       case TRAP_MBOX.TRAP_CALL_READY:
+        this.readyAt = performance.now();
         this.writeWallclock();
         return { result: 0n, effects: 0 };
       case TRAP_MBOX.TRAP_CALL_CRASH:
@@ -346,6 +423,16 @@ export class Domain {
         this.log.warn({ kind: call.kind }, 'unknown call from the trap module');
         return { result: -38n, effects: 0 };
     }
+  }
+
+  private dispatchTraced(call: TrapCall, tracer: Tracer): TrapReply | Promise<TrapReply> {
+    const began = performance.now();
+    const handled = <T>(reply: T): T => {
+      tracer.shimHandled(call.vcpu, call.seq, performance.now() - began);
+      return reply;
+    };
+    const reply = dispatch(this.xen, call);
+    return reply instanceof Promise ? reply.then(handled) : handled(reply);
   }
 
   private logLine(args: readonly bigint[]): void {
@@ -447,7 +534,9 @@ export class Domain {
       this.console.close();
       this.storeRing.close();
       await this.partition.stop();
+      this.finalStats = this.collect();
       this.onStopped?.(end);
+      await this.stopTrace().catch((error: unknown) => this.log.error({ err: error }, 'writing the trace'));
       await this.partition.memory.release();
     } catch (error) {
       this.log.error({ err: error }, 'ending the domain');

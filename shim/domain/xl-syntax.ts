@@ -93,7 +93,7 @@ class Lexer {
       return { kind: 'punctuation', line, text: c };
     }
     if (c === '"' || c === "'") return this.string(c);
-    const word = /^[A-Za-z0-9_.+-]+/.exec(text.slice(at, at + 256))?.[0];
+    const word = /^[+-]?[A-Za-z0-9_.-]+/.exec(text.slice(at, at + 256))?.[0];
     if (word === undefined) {
       throw this.error(line, 'malformed line', quoted(c), 'KEY = VALUE');
     }
