@@ -16,6 +16,8 @@ export interface TrapCall {
   readonly kind: number;
   /** Hypercall number for TRAP_CALL_HYPERCALL. */
   readonly nr: number;
+  /** Of the mailbox: one more for each call of the VP. */
+  readonly seq: number;
   readonly args: readonly bigint[];
   /** MFN of the root that guest pointers are walked from. */
   readonly kernelL4: number;
@@ -107,6 +109,7 @@ export class Mailboxes {
       vcpu,
       kind: get.kind(view, 0),
       nr: get.nr(view, 0),
+      seq,
       args,
       kernelL4: l4 < BigInt(this.layout.nrFrames) ? Number(l4) : 0,
       rip: get.rip(view, 0),
