@@ -11,6 +11,7 @@
 import { randomUUID } from 'node:crypto';
 import pino, { type Logger } from 'pino';
 import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCrash, TrapVp } from '../../abi/trap';
+import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
 import { UsageError } from '../errors';
@@ -44,6 +45,7 @@ import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type CpuidHide, hideFeatures } from './cpuid-option';
 import { type DomainInfo, vcpuTimes } from './domain-info';
+import { chooseRing } from './guest-ring';
 import { TscClock } from './tsc-clock';
 
 export interface DomainConfig {
@@ -104,6 +106,8 @@ export interface CrashFacts {
 const STORE_PORT = 1;
 const CONSOLE_PORT = 2;
 const DEFAULT_PORTS = 1024;
+/** Work of the event loop that takes longer is logged. */
+const STALL_MS = 50;
 /** Bytes of a ramdisk file at most. */
 const MAX_RAMDISK = 2 ** 31;
 
@@ -172,9 +176,18 @@ export class Domain {
       },
     });
     const handlers: MailboxHandlers = {
-      call: (call) => this.onCall(call),
+      call: (call) =>
+        this.watchStall(
+          () => ({ call: call.kind === TRAP_MBOX.TRAP_CALL_HYPERCALL ? hypercallName(call.nr) : call.kind }),
+          () => this.onCall(call),
+        ),
       ports: (ports) => {
-        for (const port of ports) this.xen.evtchn.notifyBackend(port);
+        for (const port of ports) {
+          this.watchStall(
+            () => ({ port }),
+            () => this.xen.evtchn.notifyBackend(port),
+          );
+        }
       },
     };
     this.mailboxes = new Mailboxes(memory, layout, () => partition.kick(), handlers);
@@ -230,7 +243,10 @@ export class Domain {
       config.ramdisk === undefined
         ? undefined
         : { file: config.ramdisk, bytes: await readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK) };
-    const guestRing = chooseRing(config, kernel);
+    // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
+    const choice = chooseRing(config.guestRing, kernel.facts, 'not affected');
+    const guestRing = choice.ring;
+    log.info({ guestRing, why: choice.why }, 'guest ring');
     const nrPages = config.memory * 256;
     const maxPages = Math.max(config.maxmem ?? config.memory, config.memory) * 256;
     const image = trapImage();
@@ -277,7 +293,7 @@ export class Domain {
       );
       loadTrapModule(memory, layout, image, {
         guestRing,
-        isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? false),
+        isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? choice.isolateUserRoots),
         virtualTsc: config.icount !== undefined,
         trace: config.trace !== undefined,
         domid: 1,
@@ -397,6 +413,17 @@ export class Domain {
       });
     }, delayMs);
     this.tscTimer.unref();
+  }
+
+  /** Runs one piece of work of the event loop, and says so in the log when it held the loop up. */
+  private watchStall<T>(what: () => object, run: () => T): T {
+    const start = performance.now();
+    try {
+      return run();
+    } finally {
+      const ms = performance.now() - start;
+      if (ms > STALL_MS) this.log.warn({ ...what(), ms: Math.round(ms) }, 'the event loop was held up');
+    }
   }
 
   private onCall(call: TrapCall): TrapReply | undefined | Promise<TrapReply | undefined> {
@@ -548,13 +575,6 @@ export class Domain {
   onBeforeEnd: ((end: DomainEnd) => void) | undefined;
   /** Called once when the VPs have stopped, before memory goes: last look at the counters. */
   onStopped: ((end: DomainEnd) => void) | undefined;
-}
-
-/** Linux runs in ring 1, where no CR3 switch parts kernel and user; everything else in ring 3, as under Xen. */
-function chooseRing(config: DomainConfig, kernel: Kernel): 1 | 3 {
-  if (config.guestRing !== 'auto') return config.guestRing;
-  // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
-  return kernel.facts.isLinux ? 1 : 3;
 }
 
 /** The first `nrPages` frames of the layout's runs, by pfn. */

@@ -1,0 +1,26 @@
+import { chooseRing, hostMeltdown } from '../../../shim/domain/guest-ring';
+
+const LINUX = { isLinux: true };
+const OTHER = { isLinux: false };
+
+test('Linux runs in ring 1 on a CPU that is not open to Meltdown, and only there', () => {
+  expect(chooseRing('auto', LINUX, 'not affected')).toMatchObject({ ring: 1, isolateUserRoots: false });
+  for (const cpu of ['affected', 'unknown'] as const) {
+    expect(chooseRing('auto', LINUX, cpu)).toMatchObject({ ring: 3, isolateUserRoots: true });
+  }
+});
+
+test('other kernels run in ring 3, isolated where the CPU is open', () => {
+  expect(chooseRing('auto', OTHER, 'not affected')).toMatchObject({ ring: 3, isolateUserRoots: false });
+  expect(chooseRing('auto', OTHER, 'affected')).toMatchObject({ ring: 3, isolateUserRoots: true });
+});
+
+test('what is asked for is done, with the isolation that the CPU needs', () => {
+  expect(chooseRing(1, OTHER, 'affected')).toMatchObject({ ring: 1, isolateUserRoots: false, why: 'asked for' });
+  expect(chooseRing(3, LINUX, 'affected')).toMatchObject({ ring: 3, isolateUserRoots: true });
+  expect(chooseRing(3, LINUX, 'not affected')).toMatchObject({ ring: 3, isolateUserRoots: false });
+});
+
+test('the host answers for its CPU in one of three words', () => {
+  expect(['not affected', 'affected', 'unknown']).toContain(hostMeltdown());
+});
