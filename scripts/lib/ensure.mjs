@@ -61,6 +61,25 @@ async function agreed(command) {
 
 let indexUpdated = false;
 
+/** Runs apt-get as root, by sudo if need be; asks first on a terminal. */
+async function aptGet(args, why) {
+  const asRoot = process.getuid?.() === 0;
+  const prefix = asRoot ? [] : ['sudo', ...(process.stdin.isTTY ? [] : ['-n'])];
+  if (!asRoot && which('sudo') === undefined) fail(`as root, run this: apt-get ${args.join(' ')}`);
+  if (!(await agreed(`${prefix.concat('apt-get').join(' ')} ${args.join(' ')}`))) fail(why);
+  const options = ['-qq', '-o', 'DPkg::Lock::Timeout=600', '-o', 'Dpkg::Use-Pty=0'];
+  const command = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', ...options, ...args];
+  await runAsync(command[0], command.slice(1), { capture: true });
+}
+
+/** Brings the package index up to date, once in a run. */
+export async function updateIndex() {
+  if (indexUpdated) return;
+  say('updating the package index (apt-get update)');
+  await timed('apt-get update', () => aptGet(['update'], 'the package index is needed'));
+  indexUpdated = true;
+}
+
 /**
  * Makes sure that Debian packages are installed. The name 'linux-headers-common' stands for whichever kernel's
  * headers this Debian has. Without apt, says what is missing and goes on: what needs it will say so itself.
@@ -73,28 +92,12 @@ export async function ensureApt(names) {
   }
   const missing = names.filter((name) => (name === 'linux-headers-common' ? !haveKernelHeaders() : !installed(name)));
   if (missing.length === 0) return;
-  const asRoot = process.getuid?.() === 0;
-  const prefix = asRoot ? [] : ['sudo', ...(process.stdin.isTTY ? [] : ['-n'])];
-  if (!asRoot && which('sudo') === undefined) {
-    fail(`as root, install what is missing: apt-get install ${missing.join(' ')}`);
-  }
-  if (!(await agreed(`${prefix.concat('apt-get install').join(' ')} ${missing.join(' ')}`))) {
-    fail(`these packages are needed: ${missing.join(' ')}`);
-  }
-  const apt = (args) => {
-    const options = ['-qq', '-o', 'DPkg::Lock::Timeout=600', '-o', 'Dpkg::Use-Pty=0'];
-    const command = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', ...options, ...args];
-    return runAsync(command[0], command.slice(1), { capture: true });
-  };
-  if (!indexUpdated) {
-    say('updating the package index (apt-get update)');
-    await timed('apt-get update', () => apt(['update']));
-    indexUpdated = true;
-  }
+  await updateIndex();
   const resolved = missing.map((name) => (name === 'linux-headers-common' ? kernelHeadersPackage() : name));
   const wanted = resolved.filter((name) => name !== undefined);
   say(`installing ${wanted.join(' ')} (apt-get install)`);
-  await timed('apt-get install', () => apt(['install', '-y', '--no-install-recommends', ...wanted]));
+  const why = `these packages are needed: ${wanted.join(' ')}`;
+  await timed('apt-get install', () => aptGet(['install', '-y', '--no-install-recommends', ...wanted], why));
 }
 
 function haveKernelHeaders() {
