@@ -26,6 +26,7 @@ static void snapshot(struct vp *vp)
     struct trap_vp *s = vp->s;
     if (vp->regs)
         s->regs = *vp->regs;
+    dom->system_time = system_time(); /* the shim's "now" while it answers */
     s->fs_base = rdmsr(MSR_FS_BASE);
     /* SWAPGS follows the mode, so the active base is the mode's own. */
     u64 active = rdmsr(MSR_GS_BASE), inactive = rdmsr(MSR_KERNEL_GS_BASE);
@@ -98,8 +99,11 @@ static void apply_effects(struct vp *vp, u32 effects)
     }
     if (effects & TRAP_EFFECT_EVTCHN)
         evtchn_resync(vp);
-    if (effects & TRAP_EFFECT_TIMER)
+    if (effects & TRAP_EFFECT_TIMER) {
+        /* A deadline that has passed already fires before the guest runs on. */
+        timer_expire(vp);
         timer_rearm(vp);
+    }
     if (effects & TRAP_EFFECT_PARK)
         for (;;)
             hv->idle(vp);

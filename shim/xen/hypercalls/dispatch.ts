@@ -5,8 +5,8 @@
  * that throws GuestFault answers -EFAULT; anything else that it throws is a bug of ours, logged with its stack, and
  * answers -ENOSYS: a guest must not be able to end the shim.
  *
- * What only makes sense in the trap module (iret, multicall, stack_switch, set_segment_base, fpu_taskswitch, debug
- * registers) never comes here; if it does, it is ENOSYS and logged.
+ * What only makes sense in the trap module (iret, multicall, stack_switch, set_segment_base, fpu_taskswitch) never comes
+ * here; if it does, it is ENOSYS and logged.
  */
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
 import { HYPERCALLS, type HypercallName, hypercallName } from '../../../abi/xen/hypercalls';
@@ -17,6 +17,7 @@ import { consoleIo } from './console-io';
 import { eventChannelOp, eventChannelOpCompat } from './event-channel-op';
 import { grantTableOp } from './grant-table-op';
 import { callbackOp, nmiOp, setCallbacks, setTrapTable } from './hot/callbacks';
+import { getDebugreg, setDebugreg } from './hot/debugreg';
 import { setGdt, updateDescriptor } from './hot/descriptors';
 import { mmuextOp, mmuUpdate, updateVaMapping, updateVaMappingOtherdomain } from './hot/mmu';
 import { setTimerOp } from './hot/timers';
@@ -59,8 +60,8 @@ export const HANDLERS: Readonly<Record<HypercallName, Handler>> = {
   fpu_taskswitch: inModule,
   sched_op_compat: schedOpCompat,
   platform_op: refuse(E.XEN_EPERM),
-  set_debugreg: inModule,
-  get_debugreg: inModule,
+  set_debugreg: setDebugreg,
+  get_debugreg: getDebugreg,
   update_descriptor: updateDescriptor,
   memory_op: memoryOp,
   multicall: inModule,

@@ -240,16 +240,27 @@ describe('entry points', () => {
     expect(f.now('set_trap_table', 0)).toBe(0);
     expect(f.trap.getHandler(0, 14).address).toBe(0n);
   });
-  it('callbacks are per vCPU; the old sysenter type means the new one', () => {
+  it('callbacks are per vCPU; the old call skips what is not canonical', () => {
     const f = setUp();
-    f.put(CallbackRegister, { type: 3, flags: 1, address: VA_BASE });
+    f.put(CallbackRegister, { type: 5, flags: 1, address: VA_BASE });
     expect(Number(f.callOn(1, 'callback_op', 0, f.page(0)))).toBe(0);
     expect(f.trap.getCallback(1, 5)).toEqual({ address: VA_BASE, flags: 1 });
     expect(f.trap.getCallback(0, 5).address).toBe(0n);
-    expect(f.now('set_callbacks', 1, 2, 1n << 50n)).toBe(-22);
-    expect(f.trap.getCallback(0, 0).address).toBe(0n);
-    expect(f.now('set_callbacks', VA_BASE, VA_BASE, VA_BASE)).toBe(0);
-    expect(f.trap.getCallback(0, 2)).toEqual({ address: VA_BASE, flags: 0 });
+    expect(f.now('set_callbacks', VA_BASE, 1n << 50n, VA_BASE + 2n)).toBe(0);
+    expect(f.trap.getCallback(0, 0)).toEqual({ address: VA_BASE, flags: 1 });
+    expect(f.trap.getCallback(0, 1).address).toBe(0n);
+    expect(f.trap.getCallback(0, 2)).toEqual({ address: VA_BASE + 2n, flags: 0 });
+  });
+  it('debug registers are kept as the guest sees them', () => {
+    const f = setUp();
+    expect(f.now('set_debugreg', 0, VA_BASE)).toBe(0);
+    expect(f.effects).toBe(TRAP_EFFECT.TRAP_EFFECT_DEBUG);
+    expect(f.trap.getVp(0, 'debugreg', 0)).toBe(VA_BASE);
+    expect(f.now('set_debugreg', 5, 3)).toBe(0);
+    expect(f.now('get_debugreg', 7)).toBe(0x403);
+    f.trap.setVp(0, 'vcr4', 8n);
+    expect(f.now('set_debugreg', 5, 3)).toBe(-19);
+    expect(f.now('set_debugreg', 7, 0x20001)).toBe(0);
   });
 });
 

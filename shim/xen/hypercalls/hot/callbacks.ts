@@ -2,8 +2,8 @@
  * The guest's entry points: trap table, callbacks, NMI handler. The readable twin of the trap module's versions.
  * Implements xen-pv-abi section 4.8.
  *
- * Quirks: an unknown callback type is ENOSYS before the address is looked at. The deprecated sysenter type means
- * sysenter. Only NMI can be unregistered.
+ * Quirks: an unknown callback type is ENOSYS before the address is looked at; so is the deprecated sysenter type, which
+ * only 32-bit guests had. Only NMI can be unregistered. set_callbacks ignores an address that is not canonical.
  */
 
 import { CALLBACK, CallbackRegister, CallbackUnregister } from '../../../../abi/xen/callback';
@@ -43,8 +43,7 @@ const TYPES: readonly number[] = [
   CALLBACK.CALLBACKTYPE_syscall32,
 ];
 
-function register(d: XenDomain, vcpu: number, asked: number, flags: number, address: bigint): number {
-  const type = asked === CALLBACK.CALLBACKTYPE_sysenter_deprecated ? CALLBACK.CALLBACKTYPE_sysenter : asked;
+function register(d: XenDomain, vcpu: number, type: number, flags: number, address: bigint): number {
   if (!TYPES.includes(type)) return -E.XEN_ENOSYS;
   if (!isCanonical(address)) return -E.XEN_EINVAL;
   d.trap.setCallback(vcpu, type, address, flags);
@@ -65,18 +64,16 @@ export const callbackOp: Handler = (d, c) => {
         d.trap.setCallback(c.vcpu, type, 0n, 0);
         return 0;
       }
-      const known = TYPES.includes(type) || type === CALLBACK.CALLBACKTYPE_sysenter_deprecated;
-      return known ? -E.XEN_EINVAL : -E.XEN_ENOSYS;
+      return TYPES.includes(type) ? -E.XEN_EINVAL : -E.XEN_ENOSYS;
     }
     default:
       return -E.XEN_ENOSYS;
   }
 };
 
-/** The old form of three register calls: all or nothing. */
+/** The old form of three register calls; what they answer is lost. */
 export const setCallbacks: Handler = (d, c) => {
   const types = [CALLBACK.CALLBACKTYPE_event, CALLBACK.CALLBACKTYPE_failsafe, CALLBACK.CALLBACKTYPE_syscall];
-  if (!types.every((_, i) => isCanonical(arg64(c, i)))) return -E.XEN_EINVAL;
   types.forEach((type, i) => {
     const flags = type === CALLBACK.CALLBACKTYPE_syscall ? 0 : CALLBACK.CALLBACKF_mask_events;
     register(d, c.vcpu, type, flags, arg64(c, i));

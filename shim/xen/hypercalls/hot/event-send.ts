@@ -120,16 +120,16 @@ export function evtchnSend(d: XenDomain, port: number): number {
   }
 }
 
-/** EVTCHNOP_unmask: 0 or -errno. */
+/** EVTCHNOP_unmask: 0 or -errno. Works on ports in any state, free ones and port 0 included. */
 export function evtchnUnmask(d: XenDomain, port: number): number {
+  if (port >= d.evtchn.limit) return -E.XEN_EINVAL;
   const entry = d.evtchn.get(port);
-  if (entry === undefined) return -E.XEN_EINVAL;
-  const { vcpu } = entry;
+  const vcpu = entry?.vcpu ?? 0;
   if (d.evtchn.fifo) {
     const word = d.evtchn.fifoWord(port);
     if (word === undefined) return 0;
     const old = d.memory.and32(word, ~BIT_MASKED) >>> 0;
-    if ((old & BIT_PENDING) !== 0) linkFifo(d, port, word, vcpu, entry.priority);
+    if ((old & BIT_PENDING) !== 0) linkFifo(d, port, word, vcpu, entry?.priority ?? 0);
     return 0;
   }
   const gpa = d.evtchn.bitmapWord('evtchn_mask', port);
