@@ -17,6 +17,12 @@ interface Command {
 
 const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly load: () => Promise<Command> }>> = {
   run: { summary: 'boot a Xen PV guest', load: () => import('./run.js') },
+  list: { summary: 'list running guests', load: () => import('./list.js') },
+  stats: {
+    summary: 'show what a running guest asked for and what it was translated to',
+    load: () => import('./stats.js'),
+  },
+  destroy: { summary: 'end a running guest at once', load: () => import('./destroy.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
 };
 

@@ -74,7 +74,7 @@ function defined<T extends object>(values: T): Partial<T> {
   return Object.fromEntries(Object.entries(values).filter(([, v]) => v !== undefined)) as Partial<T>;
 }
 
-function runOptions(args: Arguments): RunOptions {
+function runOptions(args: Arguments, uniqueName: boolean): RunOptions {
   const ring = choiceOption('guest-ring', args.text('guest-ring') ?? 'auto', ['auto', '1', '3']);
   const timeout = args.text('timeout');
   choiceOption('engine', args.text('engine') ?? 'auto', ['auto', 'qemu']);
@@ -83,6 +83,9 @@ function runOptions(args: Arguments): RunOptions {
     cold: parseColdList(args.text('cold') ?? ''),
     timeoutMs: timeout === undefined ? undefined : numberOption('timeout', timeout, 1, MAX_TIMEOUT_S) * 1000,
     wantStats: args.text('stats') !== undefined,
+    trace: args.text('trace'),
+    control: true,
+    uniqueName,
   };
 }
 
@@ -102,11 +105,10 @@ export async function run(args: Arguments): Promise<number> {
   const file = args.positionals[0];
   const { config, warnings } = file === undefined ? { config: {}, warnings: [] } : await readXlConfig(file);
   for (const warning of warnings) complain(`warning: ${warning}`);
-  const guest = completeConfig({ ...config, ...defined(configFromOptions(args)) }, file ?? 'run');
-  const options = runOptions(args);
-  if (args.text('trace') !== undefined) {
-    throw new UsageError('not available', { file: '--trace', found: 'no tracing in this build', wanted: 'no --trace' });
-  }
+  const asked: GuestConfig = { ...config, ...defined(configFromOptions(args)) };
+  const guest = completeConfig(asked, file ?? 'run');
+  // A name that nobody chose must not keep a second guest of the same kernel from running.
+  const options = runOptions(args, asked.name === undefined);
   const statsFile = args.text('stats');
   if (statsFile !== undefined) await claim('stats', statsFile);
 

@@ -2,13 +2,14 @@
  * Runs a guest from its configuration to its last end: builds the domain, starts it again when its configuration says
  * so, gathers the crash report and the counters. What `xenlighten run` and tests drive.
  */
+import { join, parse } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import type { Logger } from 'pino';
-import { TrapVp } from '../../abi/trap';
 import { UsageError } from '../errors';
-import { collectStats, type Stats } from '../translate/stats';
+import type { Stats } from '../translate/stats';
 import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
 import { kernelSymbols } from '../xen/builder/symbols';
+import { ControlSocket } from './control-socket';
 import { type AddressRange, type CrashCapture, captureCrash, formatCrash } from './crash-report';
 import { type CrashFacts, Domain, type DomainConfig, type DomainEnd } from './domain';
 import { EXIT, endStatus, SIGNAL_STATUS } from './exit-status';
@@ -19,6 +20,12 @@ export interface RunOptions {
   readonly cold: NonNullable<DomainConfig['cold']>;
   readonly timeoutMs: number | undefined;
   readonly wantStats: boolean;
+  /** File for a trace; the later lives of a domain that starts again write to FILE with .2, .3, ... before its ending. */
+  readonly trace: string | undefined;
+  /** Serve the control socket of the user. */
+  readonly control: boolean;
+  /** If the name is taken, take NAME-2, NAME-3, ... instead of giving up. */
+  readonly uniqueName: boolean;
 }
 
 export interface RunHooks {
@@ -42,7 +49,14 @@ export interface RunOutcome {
 const MIN_LIFE_MS = 1000;
 const PF_X = 1;
 
-function domainConfig(guest: CompleteGuestConfig, options: RunOptions): DomainConfig {
+/** The trace file of the n-th life, counted from 1. */
+function traceFile(file: string | undefined, life: number): string | undefined {
+  if (file === undefined || life === 1) return file;
+  const { dir, name, ext } = parse(file);
+  return join(dir, `${name}.${life}${ext}`);
+}
+
+function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: number): DomainConfig {
   return {
     name: guest.name,
     kernel: guest.kernel,
@@ -57,6 +71,7 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions): DomainCo
     cpuid: guest.cpuid,
     guestRing: options.guestRing,
     cold: options.cold,
+    trace: traceFile(options.trace, life),
   };
 }
 
@@ -69,20 +84,6 @@ function textRanges(domain: Domain): AddressRange[] {
 
 function crashOf(end: DomainEnd): CrashFacts | undefined {
   return end.kind === 'crash' || end.kind === 'failed' ? end.crash : undefined;
-}
-
-function statsOf(domain: Domain): Stats {
-  const { layout, partition } = domain;
-  const vps = Array.from({ length: layout.nrVps }, (_, i) =>
-    partition.memory.copyOut(layout.vpsGpa + i * TrapVp.size, TrapVp.size),
-  );
-  return collectStats({
-    name: domain.config.name,
-    engine: partition.engine,
-    guestRing: domain.guestRing,
-    uptimeMs: Date.now() - domain.startedAt,
-    vps,
-  });
 }
 
 interface Life {
@@ -99,27 +100,27 @@ async function live(
   log: Logger,
   hooks: RunHooks,
   stopped: Promise<unknown>,
+  control: ControlSocket | undefined,
+  life: number,
 ): Promise<Life> {
-  const domain = await Domain.create(domainConfig(guest, options), log);
+  const domain = await Domain.create(domainConfig(guest, options, life), log);
   let capture: CrashCapture | undefined;
-  let stats: Stats | undefined;
   domain.onBeforeEnd = (end) => {
     const crash = crashOf(end);
     if (crash === undefined) return;
     const history = Buffer.from(domain.console.history.bytes()).toString('latin1');
     capture = captureCrash(crash, domain.partition.memory, textRanges(domain), history);
   };
-  domain.onStopped = () => {
-    if (options.wantStats) stats = statsOf(domain);
-  };
   const { input, output } = hooks.console();
   if (output !== undefined) domain.console.attachOutput(output);
   if (input !== undefined) domain.console.attachInput(input);
   void stopped.then(() => domain.destroy());
   const began = Date.now();
+  control?.control(domain);
   await domain.start();
   const end = await domain.ended;
-  return { end, capture, stats, ms: Date.now() - began };
+  control?.control(undefined);
+  return { end, capture, stats: options.wantStats ? domain.stats() : undefined, ms: Date.now() - began };
 }
 
 const EVENTS: Readonly<Partial<Record<DomainEnd['kind'], EndEvent>>> = {
@@ -145,11 +146,15 @@ function message(end: DomainEnd): string | undefined {
  * When it settles, the engine's process and the guest's memory are gone.
  */
 export async function runGuest(
-  guest: CompleteGuestConfig,
+  config: CompleteGuestConfig,
   options: RunOptions,
   log: Logger,
   hooks: RunHooks,
 ): Promise<RunOutcome> {
+  const control = options.control
+    ? await ControlSocket.open(config.name, { unique: options.uniqueName, log })
+    : undefined;
+  const guest = control === undefined ? config : { ...config, name: control.name };
   const actions = { ...DEFAULT_ACTIONS, ...guest.onEnd };
   let reason: 'timeout' | keyof typeof SIGNAL_STATUS | undefined;
   let stopNow!: () => void;
@@ -163,8 +168,8 @@ export async function runGuest(
   void hooks.stop.then(stop);
   const timer = options.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), options.timeoutMs);
   try {
-    for (;;) {
-      const { end, capture, stats, ms } = await live(guest, options, log, hooks, stopped);
+    for (let life = 1; ; life++) {
+      const { end, capture, stats, ms } = await live(guest, options, log, hooks, stopped, control, life);
       if (capture !== undefined) {
         const cache = new KernelCache(defaultCacheDirectory());
         hooks.onCrash(formatCrash(capture, await kernelSymbols(guest.kernel, { cache }).load()));
@@ -198,5 +203,6 @@ export async function runGuest(
     return { status, end: { kind: 'destroyed' } };
   } finally {
     if (timer !== undefined) clearTimeout(timer);
+    await control?.close();
   }
 }

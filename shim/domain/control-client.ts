@@ -1,0 +1,192 @@
+/**
+ * The control socket's other end: finds running domains of this user and asks them.
+ */
+import { connect, type Socket } from 'node:net';
+import { UsageError } from '../errors';
+import { controlDirectory, removeLeftovers, removeStale, socketNames, socketPath } from './control-directory';
+import {
+  CONTROL_VERSION,
+  ControlError,
+  type ControlErrorCode,
+  type ControlMethod,
+  type ControlMethods,
+  encodeLine,
+  MAX_ANSWER,
+  parseLine,
+} from './control-protocol';
+import type { DomainInfo } from './domain-info';
+
+export interface ControlClientOptions {
+  /** Default: the user's. */
+  readonly directory?: string;
+  /** For each answer; default 10 s. */
+  readonly timeoutMs?: number;
+}
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+
+interface Waiter {
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: Error) => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+export class ControlClient {
+  private next = 1;
+  private readonly waiters = new Map<number, Waiter>();
+  private chunks: Buffer[] = [];
+  private size = 0;
+  /** Resolves when the connection is over, whoever ended it. */
+  readonly ended: Promise<void>;
+
+  private constructor(
+    private readonly name: string,
+    private readonly socket: Socket,
+    private readonly timeoutMs: number,
+  ) {
+    this.ended = new Promise((resolve) => {
+      socket.on('close', () => {
+        for (const waiter of this.waiters.values()) {
+          waiter.reject(new ControlError('closed', `${this.name}: the domain closed the connection`));
+        }
+        resolve();
+      });
+    });
+    socket.on('error', () => undefined);
+    socket.on('data', (chunk: Buffer) => this.received(chunk));
+  }
+
+  /** Connects to a domain. UsageError when there is none of this name. */
+  static async connect(name: string, options: ControlClientOptions = {}): Promise<ControlClient> {
+    const directory = options.directory ?? controlDirectory();
+    const path = socketPath(directory, name);
+    const socket = connect(path);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once('connect', resolve);
+        socket.once('error', reject);
+      });
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
+      if (code === 'ECONNREFUSED') await removeStale(path);
+      const names = await socketNames(directory);
+      throw new UsageError('no such domain', {
+        file: name,
+        found: names.length === 0 ? 'no running domain' : `running domains ${names.join(', ')}`,
+        wanted: 'the name of a running domain',
+      });
+    }
+    socket.removeAllListeners('error');
+    return new ControlClient(name, socket, options.timeoutMs ?? DEFAULT_TIMEOUT_MS);
+  }
+
+  /** Asks and waits for the answer. ControlError: what the domain said, or 'closed', 'timeout', 'bad-answer'. */
+  request<M extends ControlMethod>(
+    method: M,
+    ...[params]: ControlMethods[M]['params'] extends Record<string, never> ? [] : [ControlMethods[M]['params']]
+  ): Promise<ControlMethods[M]['result']> {
+    const id = this.next++;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.waiters.delete(id);
+        reject(new ControlError('timeout', `${this.name}: no answer to ${method} within ${this.timeoutMs / 1000} s`));
+      }, this.timeoutMs);
+      const done = (): void => {
+        clearTimeout(timer);
+        this.waiters.delete(id);
+      };
+      this.waiters.set(id, {
+        timer,
+        resolve: (result) => {
+          done();
+          resolve(result as ControlMethods[M]['result']);
+        },
+        reject: (error) => {
+          done();
+          reject(error);
+        },
+      });
+      if (!this.socket.writable) {
+        this.waiters.get(id)?.reject(new ControlError('closed', `${this.name}: the domain closed the connection`));
+        return;
+      }
+      this.socket.write(
+        encodeLine({ version: CONTROL_VERSION, id, method, ...(params === undefined ? {} : { params }) }),
+      );
+    });
+  }
+
+  close(): void {
+    this.socket.destroy();
+  }
+
+  private received(chunk: Buffer): void {
+    this.chunks.push(chunk);
+    this.size += chunk.length;
+    if (this.size > MAX_ANSWER) {
+      this.socket.destroy();
+      return;
+    }
+    if (chunk.indexOf(10) < 0) return;
+    let rest = Buffer.concat(this.chunks);
+    for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10)) {
+      this.answered(rest.subarray(0, end));
+      rest = rest.subarray(end + 1);
+    }
+    this.chunks = rest.length === 0 ? [] : [rest];
+    this.size = rest.length;
+  }
+
+  private answered(line: Buffer): void {
+    let answer: Record<string, unknown>;
+    try {
+      answer = parseLine(line) as Record<string, unknown>;
+      if (typeof answer !== 'object' || answer === null) throw new SyntaxError('not an object');
+    } catch (error) {
+      for (const w of this.waiters.values()) w.reject(new ControlError('bad-answer', `${this.name}: ${String(error)}`));
+      this.socket.destroy();
+      return;
+    }
+    // An answer without an id is about what was sent last.
+    const waiter = this.waiters.get(answer['id'] as number) ?? (answer['id'] === null ? this.oldest() : undefined);
+    if (waiter === undefined) return;
+    const error = answer['error'] as { code?: unknown; message?: unknown } | undefined;
+    if (error === undefined) waiter.resolve(answer['result']);
+    else
+      waiter.reject(new ControlError(String(error.code) as ControlErrorCode, `${this.name}: ${String(error.message)}`));
+  }
+
+  private oldest(): Waiter | undefined {
+    return this.waiters.values().next().value;
+  }
+}
+
+export interface ListedDomain {
+  readonly name: string;
+  /** Undefined when the domain does not answer. */
+  readonly info: DomainInfo | undefined;
+}
+
+/** The user's running domains, by name. What killed processes left is removed on the way. */
+export async function listDomains(options: ControlClientOptions = {}): Promise<ListedDomain[]> {
+  const directory = options.directory ?? controlDirectory();
+  const names = await socketNames(directory);
+  if (names.length > 0) await removeLeftovers(directory);
+  const domains = await Promise.all(
+    names.map(async (name): Promise<ListedDomain | undefined> => {
+      let client: ControlClient | undefined;
+      try {
+        client = await ControlClient.connect(name, { ...options, timeoutMs: options.timeoutMs ?? 2000 });
+        return { name, info: await client.request('info') };
+      } catch (error) {
+        if (error instanceof UsageError) return undefined;
+        if (error instanceof ControlError) return { name, info: undefined };
+        throw error;
+      } finally {
+        client?.close();
+      }
+    }),
+  );
+  return domains.filter((d) => d !== undefined);
+}

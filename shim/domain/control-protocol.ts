@@ -1,0 +1,109 @@
+/**
+ * The control protocol: what a running domain answers on its control socket. Shared by both ends.
+ *
+ * A request and its answer are one line each: a JSON object in UTF-8 that ends with a newline.
+ *   request  {"version":1,"id":7,"method":"stats","params":{}}
+ *   answer   {"version":1,"id":7,"result":{...}}   or   {"version":1,"id":7,"error":{"code":"...","message":"..."}}
+ * `id` is a number or a string of the client's choice and comes back as it was; it is null in answers to what could not
+ * be read as a request. Requests of a connection are answered one after the other, in order.
+ *
+ * Methods: info (DomainInfo), stats (Stats), destroy ({}; the connection ends when the domain is gone), trace-start
+ * (params.file: absolute path; {}), trace-stop (TraceSummary).
+ */
+import type { Stats } from '../translate/stats';
+import type { TraceSummary } from '../translate/trace';
+import type { DomainInfo } from './domain-info';
+
+export const CONTROL_VERSION = 1;
+/** Bytes of a request line at most, newline included. */
+export const MAX_REQUEST = 65_536;
+/** Bytes of an answer line at most; statistics are some 10 KiB. */
+export const MAX_ANSWER = 16 * 2 ** 20;
+
+export type ControlErrorCode =
+  /** Not JSON, or not an object with an id and a method. */
+  | 'bad-request'
+  /** `version` is not one that this domain speaks. */
+  | 'unsupported-version'
+  | 'unknown-method'
+  /** `params` is not what the method takes. */
+  | 'bad-params'
+  /** The line is longer than MAX_REQUEST; the connection is closed. */
+  | 'too-large'
+  /** The domain is being built, or is ending. */
+  | 'not-running'
+  | 'failed';
+
+export class ControlError extends Error {
+  override readonly name = 'ControlError';
+  constructor(
+    readonly code: ControlErrorCode | 'closed' | 'timeout' | 'bad-answer',
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+}
+
+export type RequestId = number | string;
+
+export interface ControlRequest {
+  readonly id: RequestId;
+  readonly method: string;
+  readonly params: Readonly<Record<string, unknown>>;
+}
+
+/** What each method takes and gives. */
+export interface ControlMethods {
+  info: { params: Record<string, never>; result: DomainInfo };
+  stats: { params: Record<string, never>; result: Stats };
+  destroy: { params: Record<string, never>; result: Record<string, never> };
+  'trace-start': { params: { file: string }; result: Record<string, never> };
+  'trace-stop': { params: Record<string, never>; result: TraceSummary };
+}
+
+export type ControlMethod = keyof ControlMethods;
+
+export const CONTROL_METHODS: readonly ControlMethod[] = ['info', 'stats', 'destroy', 'trace-start', 'trace-stop'];
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** A value that came as JSON, as an id; undefined if it is none. */
+function requestId(value: unknown): RequestId | undefined {
+  if (typeof value === 'number' && Number.isFinite(value)) return value;
+  return typeof value === 'string' && value.length <= 256 ? value : undefined;
+}
+
+/** The id of what may be a request, for an answer that says what is wrong with it. */
+export function idOf(value: unknown): RequestId | null {
+  return (isObject(value) ? requestId(value['id']) : undefined) ?? null;
+}
+
+/** Parses one line. Throws SyntaxError for what is not JSON. */
+export function parseLine(line: Uint8Array): unknown {
+  const text = new TextDecoder('utf-8', { fatal: false }).decode(line);
+  return JSON.parse(text) as unknown;
+}
+
+/** Checks a parsed request. Throws ControlError. */
+export function checkRequest(value: unknown): ControlRequest {
+  if (!isObject(value)) throw new ControlError('bad-request', 'a request is a JSON object');
+  const { version, method, params } = value;
+  if (version !== CONTROL_VERSION) {
+    throw new ControlError(
+      'unsupported-version',
+      `version ${JSON.stringify(version) ?? 'missing'}: this domain speaks version ${CONTROL_VERSION}`,
+    );
+  }
+  const id = requestId(value['id']);
+  if (id === undefined) throw new ControlError('bad-request', 'id: wanted a number or a string');
+  if (typeof method !== 'string') throw new ControlError('bad-request', 'method: wanted a string');
+  if (params !== undefined && !isObject(params)) throw new ControlError('bad-params', 'params: wanted an object');
+  return { id, method, params: params ?? {} };
+}
+
+export function encodeLine(value: unknown): Buffer {
+  return Buffer.from(`${JSON.stringify(value)}\n`);
+}

@@ -1,0 +1,239 @@
+/**
+ * A domain's control socket: the serving end. See control-protocol.ts for the protocol and control-directory.ts for the
+ * place and who can reach it.
+ *
+ * Whoever connects is the user, but may be broken: requests have a maximum size, connections a maximum number, answers
+ * wait for a client that does not read, and no error here touches the domain.
+ */
+import { chmod, unlink } from 'node:fs/promises';
+import { createServer, type Server, type Socket } from 'node:net';
+import { isAbsolute } from 'node:path';
+import type { Logger } from 'pino';
+import { UsageError } from '../errors';
+import type { Stats } from '../translate/stats';
+import type { TraceSummary } from '../translate/trace';
+import {
+  claimName,
+  controlDirectory,
+  makeDirectory,
+  removeLeftovers,
+  socketPath,
+  temporaryPath,
+} from './control-directory';
+import {
+  CONTROL_METHODS,
+  CONTROL_VERSION,
+  ControlError,
+  type ControlMethod,
+  type ControlMethods,
+  type ControlRequest,
+  checkRequest,
+  encodeLine,
+  idOf,
+  MAX_REQUEST,
+  parseLine,
+} from './control-protocol';
+import type { DomainInfo } from './domain-info';
+
+/** What is controlled; a Domain fits. */
+export interface ControlTarget {
+  info(): DomainInfo;
+  stats(): Stats;
+  destroy(): Promise<void>;
+  startTrace(file: string): Promise<void>;
+  stopTrace(): Promise<TraceSummary | undefined>;
+}
+
+export interface ControlSocketOptions {
+  /** Default: the user's. */
+  readonly directory?: string;
+  /** Take NAME-2, NAME-3, ... if NAME is taken. */
+  readonly unique?: boolean;
+  readonly log?: Logger;
+}
+
+const MAX_CONNECTIONS = 64;
+const MAX_UNIQUE = 1000;
+
+type Methods = { readonly [M in ControlMethod]: (params: Record<string, unknown>) => unknown };
+
+export class ControlSocket {
+  private target: ControlTarget | undefined;
+  private readonly connections = new Set<Socket>();
+  private closed = false;
+
+  private constructor(
+    /** The name that was got. */
+    readonly name: string,
+    readonly path: string,
+    private readonly server: Server,
+    private readonly log: Logger | undefined,
+  ) {
+    server.on('connection', (socket) => this.serve(socket));
+    server.on('error', (err) => log?.warn({ err }, 'control socket'));
+  }
+
+  /**
+   * Takes the name. UsageError when a running domain has it; Error when the directory is not fit. Requests are answered
+   * with 'not-running' until control() is called.
+   */
+  static async open(name: string, options: ControlSocketOptions = {}): Promise<ControlSocket> {
+    const directory = options.directory ?? controlDirectory();
+    await makeDirectory(directory);
+    await removeLeftovers(directory);
+    const temporary = temporaryPath(directory);
+    const server = createServer({ allowHalfOpen: false });
+    server.maxConnections = MAX_CONNECTIONS;
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      // Clients and the domain keep the process alive, the socket does not.
+      server.listen(temporary, () => resolve()).unref();
+    });
+    server.removeAllListeners('error');
+    try {
+      await chmod(temporary, 0o600);
+      for (let n = 1; n <= (options.unique === true ? MAX_UNIQUE : 1); n++) {
+        const candidate = n === 1 ? name : `${name}-${n}`;
+        const path = socketPath(directory, candidate);
+        if (await claimName(temporary, path)) return new ControlSocket(candidate, path, server, options.log);
+      }
+      throw new UsageError('the name is taken', {
+        file: name,
+        found: 'a running domain of this name',
+        wanted: "another name (see 'xenlighten list')",
+      });
+    } catch (error) {
+      server.close();
+      throw error;
+    } finally {
+      await unlink(temporary).catch(() => undefined);
+    }
+  }
+
+  /** Directs requests to this domain from now on; to none with undefined. */
+  control(target: ControlTarget | undefined): void {
+    this.target = target;
+  }
+
+  /** Ends all connections, after what has been answered is on its way, and frees the name. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    this.target = undefined;
+    await unlink(this.path).catch(() => undefined);
+    this.server.close();
+    for (const socket of this.connections) {
+      socket.end();
+      socket.unref();
+    }
+  }
+
+  private serve(socket: Socket): void {
+    this.connections.add(socket);
+    socket.on('close', () => this.connections.delete(socket));
+    // A client that goes away while it is being answered.
+    socket.on('error', (err) => this.log?.debug({ err }, 'control connection'));
+    let rest: Buffer = Buffer.alloc(0);
+    let busy = false;
+    const work = async (): Promise<void> => {
+      if (busy) return;
+      busy = true;
+      socket.pause();
+      for (;;) {
+        const end = rest.indexOf(10);
+        if (end < 0 || end >= MAX_REQUEST) break;
+        const line = rest.subarray(0, end);
+        rest = rest.subarray(end + 1);
+        if (!(await this.send(socket, await this.answer(line)))) return;
+      }
+      busy = false;
+      if (rest.length >= MAX_REQUEST) {
+        const error = { code: 'too-large', message: `a request has at most ${MAX_REQUEST} bytes` };
+        socket.end(encodeLine({ version: CONTROL_VERSION, id: null, error }));
+        rest = Buffer.alloc(0);
+        socket.removeAllListeners('data');
+        // What it still sends goes nowhere, and not for long.
+        socket.resume();
+        setTimeout(() => socket.destroy(), 1000).unref();
+        return;
+      }
+      socket.resume();
+    };
+    socket.on('data', (chunk: Buffer) => {
+      rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+      void work();
+    });
+  }
+
+  /** Writes and waits until the client has taken it; false if it is gone. */
+  private send(socket: Socket, line: Buffer): Promise<boolean> {
+    if (!socket.writable) return Promise.resolve(false);
+    return new Promise((resolve) => {
+      const gone = (): void => resolve(false);
+      socket.once('close', gone);
+      socket.write(line, (error) => {
+        socket.off('close', gone);
+        resolve(error === undefined || error === null);
+      });
+    });
+  }
+
+  private async answer(line: Buffer): Promise<Buffer> {
+    let value: unknown;
+    try {
+      value = parseLine(line);
+    } catch {
+      return failure(null, new ControlError('bad-request', 'not JSON'));
+    }
+    try {
+      const request = checkRequest(value);
+      return encodeLine({ version: CONTROL_VERSION, id: request.id, result: await this.call(request) });
+    } catch (error) {
+      return failure(idOf(value), error);
+    }
+  }
+
+  private async call(request: ControlRequest): Promise<unknown> {
+    const { target } = this;
+    const method = CONTROL_METHODS.find((m) => m === request.method);
+    if (method === undefined) {
+      throw new ControlError(
+        'unknown-method',
+        `${JSON.stringify(request.method.slice(0, 80))}: known are ${CONTROL_METHODS.join(', ')}`,
+      );
+    }
+    if (target === undefined) throw new ControlError('not-running', 'the domain is being built or is ending');
+    return methods(target, this.log)[method](request.params);
+  }
+}
+
+function failure(id: number | string | null, error: unknown): Buffer {
+  const code = error instanceof ControlError ? error.code : 'failed';
+  const message = error instanceof Error ? error.message : String(error);
+  return encodeLine({ version: CONTROL_VERSION, id, error: { code, message } });
+}
+
+function methods(target: ControlTarget, log: Logger | undefined): Methods {
+  return {
+    info: (): ControlMethods['info']['result'] => target.info(),
+    stats: (): ControlMethods['stats']['result'] => target.stats(),
+    destroy: () => {
+      // Not waited for: the answer is to leave before the connection ends.
+      setImmediate(() => void target.destroy().catch((err: unknown) => log?.error({ err }, 'destroying the domain')));
+      return {};
+    },
+    'trace-start': async (params) => {
+      const { file } = params;
+      if (typeof file !== 'string' || !isAbsolute(file) || file.includes('\0')) {
+        throw new ControlError('bad-params', 'file: wanted an absolute path');
+      }
+      await target.startTrace(file);
+      return {};
+    },
+    'trace-stop': async () => {
+      const summary = await target.stopTrace();
+      if (summary === undefined) throw new ControlError('failed', 'no trace is being written');
+      return summary;
+    },
+  };
+}
