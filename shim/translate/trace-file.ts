@@ -23,11 +23,13 @@ export class TraceFile {
   /** Creates or empties the file. UsageError when it cannot be written. */
   static async create(path: string, otherData: Readonly<Record<string, unknown>>): Promise<TraceFile> {
     const head = `{"displayTimeUnit":"ns","otherData":${JSON.stringify(otherData)},"traceEvents":[`;
+    let handle: FileHandle | undefined;
     try {
-      const handle = await open(path, 'w');
+      handle = await open(path, 'w');
       await handle.write(head + TAIL, 0);
       return new TraceFile(handle, head);
     } catch (error) {
+      await handle?.close();
       throw new UsageError(
         'cannot write the trace',
         { file: path, found: (error as NodeJS.ErrnoException).code ?? String(error), wanted: 'a file to write' },

@@ -1,0 +1,383 @@
+/** The control socket: both ends, the directory, names, leftovers, and hostile bytes. */
+import { spawn } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { ControlClient, listDomains } from '../../../shim/domain/control-client';
+import { controlDirectory, socketPath } from '../../../shim/domain/control-directory';
+import { ControlError, MAX_REQUEST } from '../../../shim/domain/control-protocol';
+import { ControlSocket, type ControlTarget } from '../../../shim/domain/control-socket';
+import type { DomainInfo } from '../../../shim/domain/domain-info';
+import { UsageError } from '../../../shim/errors';
+import { collectStats } from '../../../shim/translate/stats';
+
+const info = (name: string): DomainInfo => ({
+  name,
+  domid: 1,
+  uuid: '00000000-0000-0000-0000-000000000001',
+  pid: 1,
+  memoryMiB: 128,
+  vcpus: 1,
+  state: 'blocked',
+  cpuSeconds: 1.5,
+  uptimeMs: 10,
+  engine: 'qemu',
+  guestRing: 1,
+  kernel: 'k',
+  tracing: false,
+});
+
+class FakeDomain implements ControlTarget {
+  destroyed = 0;
+  tracing: string | undefined;
+  constructor(readonly name: string) {}
+  info(): DomainInfo {
+    return info(this.name);
+  }
+  stats(): ReturnType<ControlTarget['stats']> {
+    return collectStats({ name: this.name, engine: 'qemu', guestRing: 1, uptimeMs: 1, vps: [] });
+  }
+  destroy(): Promise<void> {
+    this.destroyed++;
+    return Promise.resolve();
+  }
+  startTrace(file: string): Promise<void> {
+    if (this.tracing !== undefined) return Promise.reject(new Error('tracing already'));
+    this.tracing = file;
+    return Promise.resolve();
+  }
+  stopTrace(): ReturnType<ControlTarget['stopTrace']> {
+    const file = this.tracing;
+    this.tracing = undefined;
+    return Promise.resolve(file === undefined ? undefined : { file, records: 3, lost: 0 });
+  }
+}
+
+let directory: string;
+const open: ControlSocket[] = [];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'xenlighten-control-'));
+});
+afterEach(async () => {
+  for (const socket of open.splice(0)) await socket.close();
+  rmSync(directory, { recursive: true });
+});
+
+async function serve(
+  name: string,
+  domain = new FakeDomain(name),
+): Promise<{ socket: ControlSocket; domain: FakeDomain }> {
+  const socket = await ControlSocket.open(name, { directory });
+  open.push(socket);
+  socket.control(domain);
+  return { socket, domain };
+}
+
+/** Sends bytes and collects answers until `count` lines have come or the other end closes. */
+function raw(path: string, bytes: readonly (string | Uint8Array)[], count = 1): Promise<Record<string, unknown>[]> {
+  return new Promise((resolve, reject) => {
+    const socket: Socket = connect(path);
+    let text = '';
+    const done = (): void => {
+      socket.destroy();
+      resolve(
+        text
+          .split('\n')
+          .filter((line) => line !== '')
+          .map((line) => JSON.parse(line) as Record<string, unknown>),
+      );
+    };
+    socket.on('data', (chunk) => {
+      text += chunk.toString();
+      if (text.split('\n').length > count) done();
+    });
+    socket.on('end', done);
+    socket.on('error', (error: NodeJS.ErrnoException) =>
+      error.code === 'EPIPE' || error.code === 'ECONNRESET' ? undefined : reject(error),
+    );
+    socket.on('connect', () => {
+      for (const b of bytes) socket.write(b);
+    });
+  });
+}
+
+function replace(path: string, make: () => void): void {
+  rmSync(path, { recursive: true });
+  make();
+}
+
+describe('the directory', () => {
+  test('is the session’s, or one in /tmp for each user', () => {
+    expect(controlDirectory({ XDG_RUNTIME_DIR: '/run/user/7' })).toBe('/run/user/7/xenlighten');
+    expect(controlDirectory({ XDG_RUNTIME_DIR: 'relative' })).toBe(`/tmp/xenlighten-${process.getuid?.()}`);
+    expect(controlDirectory({})).toBe(`/tmp/xenlighten-${process.getuid?.()}`);
+  });
+
+  test('is made for the user alone, and so is the socket', async () => {
+    directory = join(directory, 'new');
+    const { socket } = await serve('one');
+    expect(statSync(directory).mode & 0o777).toBe(0o700);
+    expect(statSync(socket.path).mode & 0o777).toBe(0o600);
+    directory = join(directory, '..');
+  });
+
+  test.each([
+    ['that others may enter', (d: string) => chmodSync(d, 0o755), /mode 0755, wanted 0700/],
+    ['that is a link', (d: string) => replace(d, () => symlinkSync('/tmp', d)), /not a directory/],
+    ['that is a file', (d: string) => replace(d, () => writeFileSync(d, '')), /not a directory/],
+  ])('one %s is refused by both ends', async (_what, spoil, message) => {
+    const spoilt = join(directory, 'd');
+    mkdirSync(spoilt, { mode: 0o700 });
+    spoil(spoilt);
+    await expect(ControlSocket.open('one', { directory: spoilt })).rejects.toThrow(message);
+    await expect(listDomains({ directory: spoilt })).rejects.toThrow(message);
+  });
+
+  test('that does not exist has no domains', async () => {
+    expect(await listDomains({ directory: join(directory, 'none') })).toEqual([]);
+  });
+
+  test('a path that no socket can have is said so', () => {
+    expect(() => socketPath(`/${'d'.repeat(100)}`, 'name')).toThrow(/longer than/);
+  });
+});
+
+describe('names', () => {
+  test('nothing is left after the end', async () => {
+    const { socket } = await serve('one');
+    expect(readdirSync(directory)).toEqual(['one.sock']);
+    await socket.close();
+    await socket.close();
+    expect(readdirSync(directory)).toEqual([]);
+  });
+
+  test('a name can be had once', async () => {
+    await serve('one');
+    await expect(ControlSocket.open('one', { directory })).rejects.toThrow(UsageError);
+    await expect(ControlSocket.open('one', { directory })).rejects.toThrow(/the name is taken/);
+    const other = await ControlSocket.open('one', { directory, unique: true });
+    open.push(other);
+    expect(other.name).toBe('one-2');
+    expect(readdirSync(directory).sort()).toEqual(['one-2.sock', 'one.sock']);
+  });
+
+  test('of many who want it at once, one gets it', async () => {
+    const results = await Promise.allSettled(
+      Array.from({ length: 12 }, () => ControlSocket.open('one', { directory })),
+    );
+    const got = results.flatMap((r) => (r.status === 'fulfilled' ? [r.value] : []));
+    open.push(...got);
+    expect(got).toHaveLength(1);
+    expect(readdirSync(directory)).toEqual(['one.sock']);
+  });
+
+  test('that are no file names work', async () => {
+    const name = '../a b/é';
+    await serve(name);
+    expect((await listDomains({ directory })).map((d) => d.name)).toEqual([name]);
+  });
+
+  /** A process that listens and is killed: its socket stays. */
+  async function killed(path: string): Promise<void> {
+    const script = `require('net').createServer().listen(process.argv[1], () => console.log('up'))`;
+    const child = spawn(process.execPath, ['-e', script, path], { stdio: ['ignore', 'pipe', 'inherit'] });
+    await new Promise((resolve) => child.stdout.once('data', resolve));
+    child.kill('SIGKILL');
+    await new Promise((resolve) => child.once('exit', resolve));
+    expect(existsSync(path)).toBe(true);
+  }
+
+  test('of killed processes are removed by list and by connect, and can be had again', async () => {
+    const path = socketPath(directory, 'dead');
+    await serve('alive');
+    await killed(path);
+    expect((await listDomains({ directory })).map((d) => d.name)).toEqual(['alive']);
+    expect(existsSync(path)).toBe(false);
+
+    await killed(path);
+    await expect(ControlClient.connect('dead', { directory })).rejects.toThrow(
+      /no such domain: found running domains alive/,
+    );
+    expect(existsSync(path)).toBe(false);
+
+    await killed(path);
+    const again = await Promise.allSettled(Array.from({ length: 6 }, () => ControlSocket.open('dead', { directory })));
+    const got = again.flatMap((r) => (r.status === 'fulfilled' ? [r.value] : []));
+    open.push(...got);
+    expect(got).toHaveLength(1);
+    got[0]?.control(new FakeDomain('dead'));
+    expect((await listDomains({ directory })).map((d) => d.info?.name)).toEqual(['alive', 'dead']);
+  });
+
+  test('what was left between two steps is removed', async () => {
+    const dead = spawn(process.execPath, ['-e', '']);
+    await new Promise((resolve) => dead.once('exit', resolve));
+    writeFileSync(join(directory, `.${dead.pid}-0`), '');
+    writeFileSync(join(directory, `.${process.pid}-99999`), '');
+    await serve('one');
+    expect(readdirSync(directory).sort()).toEqual([`.${process.pid}-99999`, 'one.sock']);
+  });
+});
+
+describe('requests', () => {
+  test('info, stats, traces, destroy', async () => {
+    const { domain } = await serve('one');
+    const client = await ControlClient.connect('one', { directory });
+    const [a, b] = await Promise.all([client.request('info'), client.request('stats')]);
+    expect(a).toEqual(info('one'));
+    expect(b).toMatchObject({ version: 1, name: 'one' });
+    await client.request('trace-start', { file: '/tmp/x.json' });
+    expect(domain.tracing).toBe('/tmp/x.json');
+    await expect(client.request('trace-start', { file: '/tmp/y.json' })).rejects.toMatchObject({
+      code: 'failed',
+      message: 'one: tracing already',
+    });
+    await expect(client.request('trace-start', { file: 'relative' })).rejects.toMatchObject({ code: 'bad-params' });
+    expect(await client.request('trace-stop')).toEqual({ file: '/tmp/x.json', records: 3, lost: 0 });
+    await expect(client.request('trace-stop')).rejects.toMatchObject({ code: 'failed' });
+    expect(await client.request('destroy')).toEqual({});
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(domain.destroyed).toBe(1);
+    client.close();
+  });
+
+  test('answers come in order, also to many requests in one piece and to one in many pieces', async () => {
+    const { socket } = await serve('one');
+    const line = (id: number): string => `${JSON.stringify({ version: 1, id, method: 'info' })}\n`;
+    const together = Array.from({ length: 50 }, (_, i) => line(i)).join('');
+    expect((await raw(socket.path, [together], 50)).map((a) => a['id'])).toEqual(
+      Array.from({ length: 50 }, (_, i) => i),
+    );
+    expect(
+      await raw(
+        socket.path,
+        [...Buffer.from(line(3))].map((b) => Uint8Array.of(b)),
+      ),
+    ).toMatchObject([{ id: 3, result: { name: 'one' } }]);
+  });
+
+  test.each([
+    ['no JSON', 'hello', null, 'bad-request'],
+    ['an empty line', '', null, 'bad-request'],
+    ['no object', '[1]', null, 'bad-request'],
+    ['no version', '{"id":1,"method":"info"}', 1, 'unsupported-version'],
+    ['another version', '{"version":2,"id":"a","method":"info"}', 'a', 'unsupported-version'],
+    ['no id', '{"version":1,"method":"info"}', null, 'bad-request'],
+    ['an id that is none', '{"version":1,"id":{},"method":"info"}', null, 'bad-request'],
+    ['no method', '{"version":1,"id":1}', 1, 'bad-request'],
+    ['an unknown method', '{"version":1,"id":1,"method":"fly"}', 1, 'unknown-method'],
+    ['a method of objects', '{"version":1,"id":1,"method":"constructor"}', 1, 'unknown-method'],
+    ['params that are none', '{"version":1,"id":1,"method":"info","params":[]}', 1, 'bad-params'],
+  ])('%s: an error, and the connection goes on', async (_what, line, id, code) => {
+    const { socket } = await serve('one');
+    const good = '{"version":1,"id":99,"method":"info"}\n';
+    expect(await raw(socket.path, [`${line}\n${good}`], 2)).toMatchObject([
+      { version: 1, id, error: { code, message: expect.any(String) as string } },
+      { version: 1, id: 99, result: { name: 'one' } },
+    ]);
+  });
+
+  test('too long a request ends the connection with an error', async () => {
+    const { socket } = await serve('one');
+    expect(await raw(socket.path, ['x'.repeat(MAX_REQUEST + 10)])).toMatchObject([
+      { id: null, error: { code: 'too-large' } },
+    ]);
+    // One byte less than the limit is a request.
+    const padded = `${JSON.stringify({ version: 1, id: 1, method: 'info' }).slice(0, -1)},"pad":""}`;
+    const longest = padded.replace('"pad":""', `"pad":"${'p'.repeat(MAX_REQUEST - 1 - padded.length)}"`);
+    expect(await raw(socket.path, [`${longest}\n`])).toMatchObject([{ id: 1, result: {} }]);
+  });
+
+  test('while there is no domain, an error says so; the end of the domain ends connections', async () => {
+    const socket = await ControlSocket.open('one', { directory });
+    open.push(socket);
+    const client = await ControlClient.connect('one', { directory });
+    await expect(client.request('info')).rejects.toMatchObject({ code: 'not-running' });
+    await socket.close();
+    await client.ended;
+    await expect(client.request('info')).rejects.toMatchObject({ code: 'closed' });
+  });
+
+  test('a domain that does not answer is listed without facts', async () => {
+    const { domain } = await serve('one');
+    domain.info = () => new Promise(() => undefined) as never;
+    expect(await listDomains({ directory, timeoutMs: 50 })).toEqual([{ name: 'one', info: undefined }]);
+    const client = await ControlClient.connect('one', { directory, timeoutMs: 20 });
+    await expect(client.request('info')).rejects.toThrow(ControlError);
+    client.close();
+  });
+
+  test('a client that does not read does not make the server keep its answers', async () => {
+    const { socket } = await serve('one');
+    const client = connect(socket.path);
+    client.on('error', () => undefined);
+    client.pause();
+    const line = '{"version":1,"id":1,"method":"stats"}\n'.repeat(1000);
+    let waited = 0;
+    for (let i = 0; i < 200; i++) if (!client.write(line)) waited++;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    // The server has stopped reading: what is not sent waits on the client's side.
+    expect(client.writableLength).toBeGreaterThan(1_000_000);
+    expect(waited).toBeGreaterThan(0);
+    expect((await listDomains({ directory }))[0]?.info?.name).toBe('one');
+    client.destroy();
+  });
+
+  test('any bytes: answers are lines of JSON, and the domain is served on', async () => {
+    const { socket, domain } = await serve('one');
+    const pieces = fc.oneof(
+      fc.uint8Array({ maxLength: 300 }),
+      fc.constant(Buffer.from('\n')),
+      fc.constant(Buffer.from('{"version":1,"id":1,"method":"info"}\n')),
+      fc.json().map((j) => Buffer.from(`${j}\n`)),
+      fc
+        .record({
+          version: fc.constantFrom(0, 1, '1', null),
+          id: fc.jsonValue(),
+          method: fc.oneof(fc.constantFrom('info', 'stats', 'trace-stop'), fc.string()),
+          params: fc.jsonValue(),
+        })
+        .map((r) => Buffer.from(`${JSON.stringify(r)}\n`)),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(pieces, { maxLength: 12 }), async (parts) => {
+        const end = '\n{"version":1,"id":"the end","method":"info"}\n';
+        const answers = await new Promise<string>((resolve, reject) => {
+          const client = connect(socket.path, () => {
+            for (const p of parts) client.write(p);
+            client.write(end);
+          });
+          let text = '';
+          client.on('data', (chunk) => {
+            text += chunk.toString();
+            if (/"id":"the end"[^\n]*\n$/.test(text)) {
+              client.destroy();
+              resolve(text);
+            }
+          });
+          client.on('error', reject);
+        });
+        for (const line of answers.trimEnd().split('\n')) {
+          const answer = JSON.parse(line) as Record<string, unknown>;
+          expect(answer['version']).toBe(1);
+          expect('result' in answer).toBe(!('error' in answer));
+        }
+      }),
+      { numRuns: 150 },
+    );
+    expect(domain.destroyed).toBe(0);
+  });
+});
