@@ -500,7 +500,7 @@ CASE(sched, "sched-op", 0)
     int i;
     struct sched_watchdog wd = {.id = 0, .timeout = 0};
     struct sched_remote_shutdown rs = {.domain_id = 0, .reason = 0};
-    struct sched_shutdown code = {.reason = 7};
+    struct sched_shutdown code = {.reason = SHUTDOWN_poweroff}; /* stays for the real one */
 
     kd("yield", hc(__HYPERVISOR_sched_op, SCHEDOP_yield, 0));
     port_op(EVTCHNOP_send, port);

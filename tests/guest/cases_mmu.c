@@ -223,7 +223,9 @@ CASE(mmu_rules, "mmu-update", 0)
     ma = maddr_of((void *)((u64)e & ~4095ul)) + ((u64)e & 4095);
     kd("normal", mmu1(ma, pte(p, PG_P | PG_RW)));
     flags_of("is", e);
-    (void)*(volatile u8 *)p;
+    mmuext1(MMUEXT_INVLPG_LOCAL, (u64)p, 0);
+    *(volatile u8 *)p = 1;
+    flags_of("touched", e);
     kd("keep_ad", mmu1(ma | MMU_PT_UPDATE_PRESERVE_AD, pte(p, PG_P | PG_RW)));
     flags_of("is", e);
     kd("lose_ad", mmu1(ma, pte(p, PG_P | PG_RW)));
@@ -648,4 +650,82 @@ CASE(ldt, "ldt", 0)
     kd("rw_clear", map_flags(page, PG_P | PG_RW));
     page_free(page);
     page_free(hole);
+}
+
+/* User code with descriptors of the GDT (thread-local storage) and of the LDT. */
+SNIP(u_tls, "movl $0x2b, %ecx; movl %ecx, %fs; movq %fs:0, %rax; int3")
+SNIP(u_ldt, "movl $0x7, %ecx; movl %ecx, %fs; movq %fs:8, %rax; int3")
+SNIP(u_ldtnone, "movl $0x1f, %ecx; movl %ecx, %fs; int3")
+SNIP(u_ldtcs, "pushq $0x17; leaq 1f(%rip), %rcx; pushq %rcx; lretq; 1: int3")
+static u64 gdt_tls[512] __attribute__((aligned(4096)));
+static void user_value(const char *name, const void *code, const void *end)
+{
+    struct uregs u;
+
+    user_prepare(code, end, &u);
+    ((u64 *)u_data)[0] = 0x715;
+    ((u64 *)u_data)[1] = 0x1d7;
+    nrecs = 0;
+    user_run(&u);
+    __asm__ volatile("movl %0, %%fs" : : "r"(0));
+    kpfx = name;
+    kd("vec", last()->vec);
+    kx("ec", last()->ec);
+    kx("cs", last()->cs);
+    kx("rax", last()->rax);
+    kpfx = 0;
+}
+
+CASE(user_descriptors, "user-descriptors", 0)
+{
+    u64 frame = mfn_of(gdt_tls), *page = page_alloc();
+    /* 32-bit data descriptor with base U_DATA (0x40001000), DPL 3 */
+    u64 tls = 0x00cff3000000ffff | (U_DATA & 0xffffff) << 16 | (U_DATA >> 24) << 56;
+
+    set_ro(gdt_tls);
+    kd("set", hc(__HYPERVISOR_set_gdt, &frame, 512));
+    kd("update", hc(__HYPERVISOR_update_descriptor, maddr_of(gdt_tls + 5), tls));
+    user_value("tls", (void *)u_tls, u_tls_end);
+    kd("update", hc(__HYPERVISOR_update_descriptor, maddr_of(gdt_tls + 5), 0));
+    user_value("gone", (void *)u_tls, u_tls_end);
+    page[0] = tls;
+    page[2] = 0x00affb000000ffff;
+    set_ro(page);
+    kd("ldt", mmuext1(MMUEXT_SET_LDT, (u64)page, 8));
+    user_value("ldt", (void *)u_ldt, u_ldt_end);
+    user_value("empty", (void *)u_ldtnone, u_ldtnone_end);
+    user_value("code", (void *)u_ldtcs, u_ldtcs_end);
+    kd("update", hc(__HYPERVISOR_update_descriptor, maddr_of(page), 0));
+    user_value("cleared", (void *)u_ldt, u_ldt_end);
+    kd("none", mmuext1(MMUEXT_SET_LDT, 0, 0));
+    hc(__HYPERVISOR_set_gdt, 0, 0);
+    set_rw(gdt_tls);
+    page_free(page);
+}
+
+/* A selector that has become invalid is found out when Xen reloads it, after it has run somebody else: the failsafe
+ * callback. A hypervisor that never reloads guest selectors never calls it. */
+CASE(failsafe, "failsafe", ALONE)
+{
+    struct sched_poll p;
+    int i;
+
+    gdt_use();
+    __asm__ volatile("movl %0, %%fs; movl %0, %%es" : : "r"(0x23));
+    gdt_drop();
+    nrecs = 0;
+    for (i = 0; i < 400 && !nrecs; i++) {
+        mem_set(&p, 0, sizeof(p));
+        p.timeout = now_ns() + 5000000;
+        hc(__HYPERVISOR_sched_op, SCHEDOP_poll, &p);
+    }
+    kd("called", nrecs > 0);
+    kd("vec", recs[0].vec);
+    for (i = 0; i < 4; i++)
+        kxn("sel", i, recs[0].sel[i] & 0xffff);
+    kx("cs", recs[0].cs);
+    kx("ss", recs[0].ss);
+    kd("sm", recs[0].mask_saved);
+    kd("mask", recs[0].mask_now);
+    kd("words", ((recs[0].rsp & -16ul) - recs[0].frame) / 8);
 }

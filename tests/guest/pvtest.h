@@ -123,7 +123,7 @@ long unpin(void *va);
 struct rec { /* one delivery, as it was found */
     u64 vec, rcx, r11, ec, rip, cs, rflags, rsp, ss;
     u64 live_rflags, live_cs, live_ss, frame; /* frame: VA of the rcx word */
-    u64 cr2;
+    u64 cr2, sel[4];                          /* sel: DS, ES, FS, GS of a failsafe frame */
     u8 mask_saved, mask_now, pend_now, has_ec;
     u64 rax, rbx, rdx, rsi, rdi, rbp, r8, r9, r10, r12, r13, r14, r15;
 };

@@ -66,6 +66,10 @@ void trap_c(struct frame *t)
     r->r11 = *w++;
     r->has_ec = has_ec(t->vec);
     r->ec = r->has_ec ? *w++ : 0;
+    if (t->vec == VEC_FAILSAFE) { /* DS, ES, FS, GS as they could not be loaded */
+        mem_copy(r->sel, w, sizeof(r->sel));
+        w += 4;
+    }
     r->rip = w[0];
     r->cs = w[1] & 0xffffffff;
     r->mask_saved = w[1] >> 32;
@@ -109,6 +113,8 @@ void trap_c(struct frame *t)
         ev_take();
         return;
     }
+    if (t->vec == VEC_FAILSAFE)
+        return; /* the registers hold zero already: just go on */
     if (try_active) {
         u64 fl;
 

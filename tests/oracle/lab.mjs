@@ -78,7 +78,8 @@ function boot(args, { idle, total, onLine }) {
 
 /**
  * Runs guests as domUs. Each: {name, kernel, cmdline, memory?, seconds?, ramdisk?}. Resolves to one
- * {name, state, lines, xen} per guest: state is shutdown, crashed, timeout (xl still saw it running), refused
+ * {name, state, lines, xen} per guest: state is poweroff, reboot, suspend, crashed,
+ * watchdog, other (an unknown reason), timeout (xl still saw it running), refused
  * (xl create failed), gone (the domain vanished) or lost (the machine did not get that far); xen is what the hypervisor logged meanwhile.
  */
 export async function runGuests(guests, { verbose = false } = {}) {
@@ -134,7 +135,7 @@ export async function runGuests(guests, { verbose = false } = {}) {
         ...['-kernel', path.join(cache, 'xen.elf')],
         ...[
           '-append',
-          `console=com1 com1=115200 dom0_mem=${machine.dom0Memory}M,max:${machine.dom0Memory}M dom0_max_vcpus=1 guest_loglvl=all/all`,
+          `console=com1 com1=115200 dom0_mem=${machine.dom0Memory}M,max:${machine.dom0Memory}M dom0_max_vcpus=1 guest_loglvl=all/all sync_console`,
         ],
         ...[
           '-initrd',
@@ -174,7 +175,7 @@ export async function runDom0({ kernel, cmdline, seconds = 60 }, { verbose = fal
       ...['-kernel', path.join(cache, 'xen.elf')],
       ...[
         '-append',
-        `console=com1 com1=115200 dom0_mem=${machine.dom0Memory}M dom0_max_vcpus=1 noreboot guest_loglvl=all/all`,
+        `console=com1 com1=115200 dom0_mem=${machine.dom0Memory}M dom0_max_vcpus=1 noreboot guest_loglvl=all/all sync_console`,
       ],
       ...['-initrd', `${kernel} ${cmdline}`],
     ],
@@ -184,7 +185,7 @@ export async function runDom0({ kernel, cmdline, seconds = 60 }, { verbose = fal
       onLine(line) {
         if (verbose) process.stderr.write(`${line}\n`);
         (line.startsWith('(XEN)') ? xen : lines).push(line);
-        if (/Dom0 (halted|shutdown)/i.test(line)) state = 'shutdown';
+        if (/Dom0 (halted|shutdown)/i.test(line)) state = 'poweroff';
         else if (/Dom0 crashed|Panic on CPU/i.test(line)) state = 'crashed';
         else return false;
         return true;
