@@ -113,7 +113,11 @@ async function live(
   };
   const { input, output } = hooks.console();
   if (output !== undefined) domain.console.attachOutput(output);
-  if (input !== undefined) domain.console.attachInput(input);
+  if (input !== undefined) {
+    domain.console.attachInput(input);
+    // The domain before this one paused it when it ended.
+    input.resume();
+  }
   void stopped.then(() => domain.destroy());
   const began = Date.now();
   control?.control(domain);
