@@ -83,8 +83,8 @@ const HYPERCALL_ROWS: Readonly<Record<HypercallName, Translation>> = {
   event_channel_op: shim("ports are the shim's"),
   physdev_op: shim('virtual IOPL and I/O bitmap'),
   hvm_op: refused('ENOSYS or EINVAL'),
-  sysctl: refused('EACCES or EPERM'),
-  domctl: refused('EACCES or EPERM'),
+  sysctl: refused('EFAULT or EACCES or EPERM'),
+  domctl: refused('EFAULT or EACCES or EPERM'),
   kexec_op: refused('EPERM'),
   tmem_op: refused('ENOSYS'),
   argo_op: refused('EOPNOTSUPP or ENOSYS'),
@@ -152,7 +152,13 @@ const SUBOP_ROWS: Readonly<Partial<Record<OpName, Translation>>> = {
     'a GPADL names pages too, but gives no permission',
     'postMessage',
   ),
-  'console_io.write': row('shim', 'near', 'HvCallOutputDebugCharacter is for debuggers', 'postMessage'),
+  'console_io.write': row(
+    'shim',
+    'near',
+    "to the domain's console; HvCallOutputDebugCharacter is for debuggers, Xen's release builds refuse it",
+    'postMessage',
+  ),
+  'console_io.read': shim('never any input; Xen lets the control domain only'),
 };
 
 /** Not hypercalls, but translated all the same: delivered by the module or read by the guest. */

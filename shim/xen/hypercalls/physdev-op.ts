@@ -53,6 +53,19 @@ export const physdevOp: Handler = (d, c) => {
     case PHYSDEVOP.PHYSDEVOP_map_pirq:
     case PHYSDEVOP.PHYSDEVOP_unmap_pirq:
     case PHYSDEVOP.PHYSDEVOP_get_free_pirq:
+    case PHYSDEVOP.PHYSDEVOP_alloc_irq_vector:
+    case PHYSDEVOP.PHYSDEVOP_manage_pci_add:
+    case PHYSDEVOP.PHYSDEVOP_manage_pci_add_ext:
+    case PHYSDEVOP.PHYSDEVOP_manage_pci_remove:
+    case PHYSDEVOP.PHYSDEVOP_restore_msi:
+    case PHYSDEVOP.PHYSDEVOP_restore_msi_ext:
+    case PHYSDEVOP.PHYSDEVOP_setup_gsi:
+    case PHYSDEVOP.PHYSDEVOP_pci_mmcfg_reserved:
+    case PHYSDEVOP.PHYSDEVOP_pci_device_add:
+    case PHYSDEVOP.PHYSDEVOP_pci_device_remove:
+    case PHYSDEVOP.PHYSDEVOP_dbgp_op:
+    case PHYSDEVOP.PHYSDEVOP_prepare_msix:
+    case PHYSDEVOP.PHYSDEVOP_release_msix:
       return -E.XEN_EPERM;
     default:
       return -E.XEN_ENOSYS;
