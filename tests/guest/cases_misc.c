@@ -394,9 +394,11 @@ CASE(memory_balloon, "memory-balloon", 0)
     kd("populate", hc(__HYPERVISOR_memory_op, XENMEM_populate_physmap, &r));
     p2m[pfn] = list[0];
     set_rw(p);
-    kd("increase", hc(__HYPERVISOR_memory_op, XENMEM_increase_reservation, &r)); /* the tools leave 1 MiB of slack */
-    kx("m2p", m2p[list[0]]);
-    kd("decrease", hc(__HYPERVISOR_memory_op, XENMEM_decrease_reservation, &r));
+    list[0] = 0;
+    if (kd("increase", hc(__HYPERVISOR_memory_op, XENMEM_increase_reservation, &r)), list[0]) { /* 1 MiB of slack */
+        kx("m2p", m2p[list[0]]);
+        kd("decrease", hc(__HYPERVISOR_memory_op, XENMEM_decrease_reservation, &r));
+    }
     list[0] = 0x123456789;
     list[1] = mq;
     r.nr_extents = 2;
