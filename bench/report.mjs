@@ -200,7 +200,7 @@ export function markdown(run, summary, instructions) {
     '  a round run one after the other, and each round begins with another one.',
     '- "To first user-space line": from spawning `xenlighten run` (for a domU: from `xl create` in a dom0 that is up; for',
     '  the others: from spawning QEMU) until the line that process 1 prints first has arrived at the host.',
-    '- An operation is repeated in batches of at least 2 ms; the median of up to 33 batches is the value of a run. The',
+    '- An operation is repeated in batches of at least 2 ms; the median of the batches is the value of a run. The',
     '  geometric mean leaves out what is not work of the kernel (`alu_loop`, the vDSO clock, sleeping).',
     "- Idle: CPU time of every process of the machine over 10 s in which the guest sleeps. Memory: what the shim's process",
     "  holds besides shared memory, which is the guest's RAM.",

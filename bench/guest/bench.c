@@ -13,7 +13,7 @@
  *   @@done                 the end; process 1 powers off
  *
  * Words on the kernel's command line: bench.micro=0|1, bench.cold=N (cold hypercalls, 0 none), bench.idle=S,
- * bench.ms=MS (time for one metric).
+ * bench.ms=MS (time for one metric), bench.only=NAME (one metric).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,11 +34,12 @@
 #include <unistd.h>
 
 #define PAGE 4096L
-#define MAX_BATCHES 33
+#define MAX_BATCHES 2001
 #define MIN_BATCHES 5
 #define BATCH_NS 2000000ull
 
 static uint64_t metric_ns = 120ull * 1000 * 1000;
+static char only[64];
 
 static uint64_t now(void)
 {
@@ -82,6 +83,8 @@ static void measure(const char *name, body *run, long start, long divide)
     double v[MAX_BATCHES];
     long n = start;
     int got = 0;
+    if (only[0] && strcmp(only, name))
+        return;
     uint64_t end = now() + metric_ns, took = run(n);
 
     while (took < BATCH_NS && n < (1l << 24)) {
@@ -440,23 +443,31 @@ static void fact(const char *name, const char *file)
     printf("@@fact %s %s\n", name, read_text(file, text, sizeof(text)) ? text : "-");
 }
 
-/* The value of NAME=number on the kernel's command line. */
-static long option(const char *name, long otherwise)
+/* What follows NAME= on the kernel's command line, or NULL. */
+static const char *option_text(const char *name)
 {
-    char line[2048];
+    static char line[2048];
     size_t n = strlen(name);
     if (!read_text("/proc/cmdline", line, sizeof(line)))
-        return otherwise;
+        return NULL;
     for (char *word = strtok(line, " "); word; word = strtok(NULL, " "))
         if (!strncmp(word, name, n) && word[n] == '=')
-            return strtol(word + n + 1, NULL, 0);
-    return otherwise;
+            return word + n + 1;
+    return NULL;
+}
+static long option(const char *name, long otherwise)
+{
+    const char *text = option_text(name);
+    return text ? strtol(text, NULL, 0) : otherwise;
 }
 
 static void benchmarks(void)
 {
     char type[32];
     metric_ns = (uint64_t)option("bench.ms", 120) * 1000000ull;
+    const char *name = option_text("bench.only");
+    if (name)
+        snprintf(only, sizeof(only), "%s", name);
     if (option("bench.micro", 1))
         micro();
     if (read_text("/sys/hypervisor/type", type, sizeof(type)) && !strcmp(type, "xen"))

@@ -35,10 +35,46 @@ static u64 shown_rflags(struct vp *vp, u64 rflags)
     return rflags;
 }
 
-void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b)
+/*
+ * Copies `n` quadwords to or from the guest; n is a constant. False: fault. Unrolled, because under TCG a REP prefix
+ * costs more than all these moves, and inline, because a return is a look-up there.
+ */
+#define COPY_QUADS(dst, src, n)                                                                                        \
+    ({                                                                                                                 \
+        u32 fault_;                                                                                                    \
+        u64 quad_;                                                                                                     \
+        __asm__ volatile("xor %k0, %k0\n"                                                                              \
+                         ".set copy_at, 0\n"                                                                           \
+                         ".rept %c4\n"                                                                                 \
+                         "1: mov copy_at(%2), %1\n"                                                                    \
+                         "2: mov %1, copy_at(%3)\n"                                                                    \
+                         ".pushsection .ex_table, \"a\", @progbits\n"                                                  \
+                         ".balign 8\n"                                                                                 \
+                         ".quad 1b, 4f, 2b, 4f\n"                                                                      \
+                         ".popsection\n"                                                                               \
+                         ".set copy_at, copy_at + 8\n"                                                                 \
+                         ".endr\n"                                                                                     \
+                         "3:\n"                                                                                        \
+                         ".pushsection .text.fixup, \"ax\", @progbits\n"                                               \
+                         "4: mov $1, %k0\n"                                                                            \
+                         "jmp 3b\n"                                                                                    \
+                         ".popsection"                                                                                 \
+                         : "=&r"(fault_), "=&r"(quad_)                                                                 \
+                         : "r"(src), "r"(dst), "i"(n)                                                                  \
+                         : "memory", "cc");                                                                            \
+        likely(!fault_);                                                                                               \
+    })
+
+static _Noreturn __attribute__((noinline)) void bad_stack(struct vp *vp, u64 handler, u64 sp)
 {
-    u64 frame[8], cs = regs->cs & 0xffff, ss = regs->ss & 0xffff, sp;
-    u32 n = 0;
+    domain_crash(vp, TRAP_CRASH_BAD_STACK, "cannot store the frame for handler %lx on the guest stack at %lx", handler,
+                 sp);
+}
+
+/* create_bounce proper: every caller gets a copy of its own, with the constants of its bounce folded in. */
+static inline __attribute__((always_inline)) void bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b)
+{
+    u64 cs = regs->cs & 0xffff, ss = regs->ss & 0xffff, sp;
     u8 mask = READ_ONCE(vp->vi->evtchn_upcall_mask);
 
     count_misc(vp, TRAP_COUNT_BOUNCE);
@@ -57,19 +93,19 @@ void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b
     }
     sp &= ~15ul;
 
-    frame[n++] = regs->rcx;
-    frame[n++] = regs->r11;
-    if (b->has_error)
-        frame[n++] = b->error_code;
-    frame[n++] = regs->rip;
-    frame[n++] = cs | (u64)mask << 32;
-    frame[n++] = shown_rflags(vp, regs->rflags);
-    frame[n++] = regs->rsp;
-    frame[n++] = ss;
-    sp -= n * 8;
-    if (!guest_range_ok(sp, n * 8) || raw_copy((void *)sp, frame, n * 8))
-        domain_crash(vp, TRAP_CRASH_BAD_STACK, "cannot store the frame for handler %lx on the guest stack at %lx",
-                     b->handler, sp);
+    cs |= (u64)mask << 32;
+    u64 rflags = shown_rflags(vp, regs->rflags);
+    if (b->has_error) {
+        u64 frame[8] = {regs->rcx, regs->r11, b->error_code, regs->rip, cs, rflags, regs->rsp, ss};
+        sp -= sizeof(frame);
+        if (!guest_range_ok(sp, sizeof(frame)) || !COPY_QUADS(sp, frame, 8))
+            bad_stack(vp, b->handler, sp);
+    } else {
+        u64 frame[7] = {regs->rcx, regs->r11, regs->rip, cs, rflags, regs->rsp, ss};
+        sp -= sizeof(frame);
+        if (!guest_range_ok(sp, sizeof(frame)) || !COPY_QUADS(sp, frame, 7))
+            bad_stack(vp, b->handler, sp);
+    }
     if (b->mask_events)
         WRITE_ONCE(vp->vi->evtchn_upcall_mask, mask | 1); /* a guest may keep other bits there */
 
@@ -80,6 +116,11 @@ void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b
     regs->rsp = sp;
     regs->ss = kernel_ss();
     regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
+}
+
+void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b)
+{
+    bounce(vp, regs, b);
 }
 
 static bool vector_has_error(u32 v)
@@ -127,7 +168,7 @@ static void bounce_syscall(struct vp *vp, struct trap_regs *regs, u32 type, u32 
         return;
     }
     struct bounce b = {.handler = cb->address, .mask_events = cb->flags & CALLBACKF_mask_events};
-    create_bounce(vp, regs, &b);
+    bounce(vp, regs, &b);
     regs->rflags &= ~EFLAGS_DF;
 }
 
@@ -183,7 +224,8 @@ static void leave(struct vp *vp, struct trap_regs *regs)
 void do_iret(struct vp *vp, struct trap_regs *regs)
 {
     struct iret_context f;
-    if (copy_from_guest(&f, regs->rsp, sizeof(f)))
+    _Static_assert(sizeof(f) == 72, "nine quadwords");
+    if (!guest_range_ok(regs->rsp, sizeof(f)) || !COPY_QUADS(&f, regs->rsp, 9))
         domain_crash(vp, TRAP_CRASH_IRET_FRAME, "HYPERVISOR_iret: cannot read the frame at %lx", regs->rsp);
     regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
     if ((f.cs & 3) == 3) {
