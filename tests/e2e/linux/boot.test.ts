@@ -168,6 +168,21 @@ test('a reboot starts the guest again', async () => {
   expect(await leftovers(name)).toEqual([]);
 });
 
+test('on_reboot = "destroy": a reboot is an orderly end', async () => {
+  const name = uniqueName();
+  const cfg = path.join(tmpdir(), `${name}.cfg`);
+  writeFileSync(
+    cfg,
+    `kernel = "${kernels.stock}"\nramdisk = '${image.ramdisk}'\nextra = "console=hvc0 quiet"\non_reboot = "destroy"\n`,
+  );
+  const guest = new Xenlighten(['run', cfg, '--name', name]);
+  await guest.says(/^READY\r?$/m);
+  guest.type('reboot -f\n');
+  expect(await guest.ended).toEqual({ status: 0, signal: null });
+  expect(guest.stdout.match(/^READY\r?$/gm)).toHaveLength(1);
+  rmSync(cfg);
+});
+
 test('--timeout: exit status 4', async () => {
   const name = uniqueName();
   const guest = new Xenlighten(['run', '--name', name, '--kernel', kernels.stock, '--timeout', '1']);
