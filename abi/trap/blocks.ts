@@ -242,4 +242,6 @@ export const TrapDomain = struct('trap_domain', SPEC, 0x10000, {
   /** T: ports raised while masked out of reach (no FIFO array page yet); re-raised on TRAP_EFFECT_EVTCHN. */
   early_pending: { type: 'u64', offset: 0xa00, count: 64 },
   ports: { type: 'u64', offset: 0x1000, count: 4096, doc: 'S: TRAP_PORT_*' },
+  /** The queue that each port was last linked on: (vcpu << 4 | priority) + 1, 0 never. T (S in cold calls). */
+  fifo_last_queue: { type: 'u16', offset: 0x9000, count: 4096 },
 });

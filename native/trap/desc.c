@@ -22,6 +22,15 @@ struct idt_row {
 extern const struct idt_row idt_stubs[], idt_stubs_end[];
 extern const u8 entry_page[], stub_syscall[], stub_syscall32[], stub_sysenter[];
 
+#ifdef TRAP_HOST_TEST
+void lldt(u16 sel);
+#else
+static inline void lldt(u16 sel)
+{
+    __asm__ volatile("lldt %0" : : "r"(sel));
+}
+#endif
+
 static u64 *window_l1(struct vp *vp)
 {
     return (u64 *)gpa_to_va(dom->perdomain_l1_gpa) + (u64)vp->id * 32;
@@ -48,11 +57,12 @@ static void load_ldtr(struct vp *vp)
     u64 *gdt = gpa_to_va(dom->reserved_gdt_gpa + vp->id * PAGE_SIZE);
     u32 index = (TRAP_SEL_LDT - FIRST_RESERVED_GDT_PAGE * PAGE_SIZE) / 8;
     u16 sel = 0;
+    gdt[index] = gdt[index + 1] = 0;
     if (vp->s->ldt_ents) {
         set_system_desc(&gdt[index], window_va(vp) + TRAP_PERDOMAIN_LDT, vp->s->ldt_ents * 8 - 1, 2);
         sel = TRAP_SEL_LDT;
     }
-    __asm__ volatile("lldt %0" : : "r"(sel));
+    lldt(sel);
 }
 
 void desc_drop_ldt_window(struct vp *vp)
@@ -175,7 +185,7 @@ long do_set_gdt(struct vp *vp, u64 frames, u64 entries)
     if ((u32)entries > FIRST_RESERVED_GDT_PAGE * 512)
         return E(EINVAL);
     u32 ents = (u32)entries, pages = (ents + 511) / 512;
-    if (copy_from_guest(list, frames, pages * sizeof(u64)))
+    if (pages && copy_from_guest(list, frames, pages * sizeof(u64)))
         return E(EFAULT);
     for (u32 i = 0; i < pages; i++) {
         if (mm_get_type(vp, list[i], TRAP_FI_SEG)) {

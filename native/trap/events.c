@@ -16,8 +16,6 @@
 #define FIFO_LINKED (1u << FIFO_LINKED_BIT)
 #define FIFO_LINK_MASK 0x1ffffu
 
-/* Queue each port was last linked on (vcpu << 4 | priority, + 1; 0 never): its tail must forget it when it moves. */
-static u16 fifo_last_queue[TRAP_MAX_PORTS];
 /* Per VP: protects fifo_tail and the heads; order: no other lock is taken inside. */
 static u32 fifo_lock[TRAP_MAX_VPS];
 
@@ -104,8 +102,8 @@ static bool fifo_set_link(u32 *word, u32 port)
     for (int tries = 0; tries < 8; tries++) {
         if (!(w & FIFO_LINKED))
             return false;
-        if (__atomic_compare_exchange_n(word, &w, (w & ~FIFO_LINK_MASK) | port, false, __ATOMIC_SEQ_CST,
-                                        __ATOMIC_SEQ_CST))
+        if (__atomic_compare_exchange_n(word, &w, (w & ~(FIFO_LINK_MASK | (1u << FIFO_BUSY_BIT))) | port, false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
             return true;
     }
     /* The guest keeps changing the word: BUSY tells it to wait with unlinking, and it must see it soon. */
@@ -134,8 +132,9 @@ static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
             test_and_set_bit(port, dom->early_pending);
         return;
     }
-    if (set && test_and_set_bit(FIFO_PENDING_BIT, word))
-        return;
+    /* Linked even if it is pending already: the guest may have unlinked it and not yet cleared PENDING. So does Xen. */
+    if (set)
+        test_and_set_bit(FIFO_PENDING_BIT, word);
     if (test_bit(FIFO_MASKED_BIT, word)) {
         wake_pollers(vp, vcpu);
         return;
@@ -143,13 +142,14 @@ static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
     lock(vp, &fifo_lock[vcpu]);
     /* Checked under the lock: two raisers must not link the same port twice. */
     if (!test_and_set_bit(FIFO_LINKED_BIT, word)) {
-        u16 queue = (u16)((vcpu << 4 | prio) + 1), last = fifo_last_queue[port];
+        /* The tail of the queue that it was on before must forget a port that moves. */
+        u16 queue = (u16)((vcpu << 4 | prio) + 1), last = dom->fifo_last_queue[port];
         if (last && last != queue) {
             u32 v = (last - 1u) >> 4;
-            if (vps[v].s->fifo_tail[(last - 1) & 15] == port)
+            if (v < dom->nr_vps && vps[v].s->fifo_tail[(last - 1) & 15] == port)
                 vps[v].s->fifo_tail[(last - 1) & 15] = 0;
         }
-        fifo_last_queue[port] = queue;
+        dom->fifo_last_queue[port] = queue;
         u32 tail = t->s->fifo_tail[prio];
         u32 *tail_word = tail && tail != port ? fifo_word(tail & (TRAP_MAX_PORTS - 1)) : NULL;
         struct evtchn_fifo_control_block *cb = gpa_to_va(t->s->fifo_control_gpa);
@@ -242,7 +242,7 @@ bool evtchn_is_pending(u32 port)
 void evtchn_resync(struct vp *vp)
 {
     if (!dom->evtchn_fifo) {
-        memset(fifo_last_queue, 0, sizeof(fifo_last_queue));
+        memset(dom->fifo_last_queue, 0, sizeof(dom->fifo_last_queue));
         return;
     }
     for (u32 word = 0; word < TRAP_PORT_WORDS; word++) {

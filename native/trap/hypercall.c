@@ -47,19 +47,20 @@ static long register_callback(struct vp *vp, u32 type, u32 flags, u64 address)
 
 static long callback_op(struct vp *vp, const u64 *a)
 {
-    if (a[0] == CALLBACKOP_register) {
+    const u32 cmd = (u32)a[0];
+    if (cmd == CALLBACKOP_register) {
         struct callback_register r;
         if (copy_from_guest(&r, a[1], sizeof(r)))
             return E(EFAULT);
         return register_callback(vp, r.type, r.flags, r.address);
     }
-    if (a[0] == CALLBACKOP_unregister) {
+    if (cmd == CALLBACKOP_unregister) {
         struct callback_unregister u;
         if (copy_from_guest(&u, a[1], sizeof(u)))
             return E(EFAULT);
         switch (u.type) {
         case CALLBACKTYPE_nmi:
-            vp->s->callbacks[CALLBACKTYPE_nmi].address = 0;
+            vp->s->callbacks[CALLBACKTYPE_nmi] = (struct trap_callback){0};
             return 0;
         case CALLBACKTYPE_event:
         case CALLBACKTYPE_failsafe:

@@ -126,6 +126,8 @@ long do_mmuext_op(struct vp *vp, u64 ops, u64 nr, u64 done_va, u64 foreigndom)
         for (u32 i = 0; i < n && rc == 0; i++) {
             rc = one_op(vp, &batch[i]);
             completed += rc == 0;
+            if (unlikely(batch[i].cmd == MMUEXT_NEW_BASEPTR) && rc == 0)
+                n = i + 1; /* what follows is read through the new root, as by Xen */
         }
     }
     if (done_va) {

@@ -33,7 +33,7 @@ export const PTE_A = 0x20n;
 export const PTE_D = 0x40n;
 export const PTE_PSE = 0x80n;
 export const PTE_NX = 0x8000_0000_0000_0000n;
-const PTE_FRAME = 0x000f_ffff_ffff_f000n;
+export const PTE_FRAME = 0x000f_ffff_ffff_f000n;
 
 /** No hypercall argument is longer than this; a longer copy is a bug or an attack. */
 const MAX_COPY = 16 << 20;
@@ -61,8 +61,8 @@ export function tableIndex(va: bigint, level: number): number {
 export class GuestVirtual {
   constructor(
     readonly memory: DomainMemory,
-    /** MFN of the root that addresses are walked from. */
-    readonly l4: number,
+    /** MFN of the root that addresses are walked from; MMUEXT_NEW_BASEPTR changes it within a call. */
+    public l4: number,
   ) {}
 
   /** Guest-physical address of one byte. Throws GuestFault. */

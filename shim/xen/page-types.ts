@@ -10,13 +10,13 @@
  * Quirks: the lock bit of a frame is the module's too; it is held for microseconds there, so waiting for it here is a
  * bounded spin. Where the module would flush a TLB before it goes on, this sets TRAP_EFFECT_FLUSH_ALL in the call, so
  * the flush comes before the calling vCPU runs on, but not before another vCPU does: with more than one vCPU running,
- * the module's version is the exact one. Linear (recursive) page tables of this level are the module's alone: here
- * only a table that refers to itself read-only is accepted.
+ * the module's version is the exact one. A table may refer to a table of its own level, read-only ("linear page
+ * tables"): to itself without a reference, to others only if it is not itself referred to like that.
  */
-import { TRAP_EFFECT, TRAP_FI, TRAP_VA } from '../../abi/trap';
+import { TRAP_DOM, TRAP_EFFECT, TRAP_FI, TRAP_VA } from '../../abi/trap';
 import { XEN_ERRNO as E } from '../../abi/xen/errno';
 import { PAGE_SIZE } from './domain-memory';
-import { PTE_A, PTE_D, PTE_NX, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-virtual';
+import { PTE_A, PTE_D, PTE_FRAME, PTE_NX, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-virtual';
 import type { XenDomain } from './xen-domain';
 
 export const PTE_PWT = 0x8n;
@@ -33,6 +33,8 @@ const NO_FRAME = 0xff_ffff_ffff;
 
 const COUNT = BigInt(TRAP_FI.TRAP_FI_COUNT_MASK);
 const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
+const LINEAR_USE = 1n << BigInt(TRAP_FI.TRAP_FI_LINEAR_USES_SHIFT);
+const LINEAR_ENTRY = 1n << BigInt(TRAP_FI.TRAP_FI_LINEAR_ENTRIES_SHIFT);
 const STALE = TRAP_FI.TRAP_FI_STALE_RW | TRAP_FI.TRAP_FI_EPOCH_MASK;
 const SPINS = 10_000_000;
 const ENTRIES = 512;
@@ -124,8 +126,10 @@ export class PageTypes {
     if ((entry & this.disallowedBits(level)) !== 0n) return -E.XEN_EINVAL;
     const mfn = pteMfn(entry);
     if (level > 1) {
+      if (mfn === table) return (entry & PTE_RW) === 0n ? 0 : -E.XEN_EINVAL;
       const rc = this.get(mfn, level - 1);
-      return rc !== 0 && mfn === table && (entry & PTE_RW) === 0n ? 0 : rc;
+      const linear = rc === -E.XEN_EINVAL && (entry & PTE_RW) === 0n && this.getLinear(level, table, mfn);
+      return linear ? 0 : rc;
     }
     if (!this.d.frames.isFrame(mfn)) return mfn === NO_FRAME ? -E.XEN_EINVAL : -E.XEN_EPERM;
     const write = (entry & PTE_RW) !== 0n;
@@ -141,10 +145,42 @@ export class PageTypes {
     }
   }
 
+  private add(mfn: number, value: bigint): void {
+    for (;;) {
+      const old = this.load(mfn);
+      if (this.cas(mfn, old, BigInt.asUintN(64, old + value))) return;
+    }
+  }
+
+  /** A read-only reference from a table to another one of its level. */
+  private getLinear(level: number, table: number, target: number): boolean {
+    if (this.d.frames.owner(target) === TRAP_FI.TRAP_FI_OWNER_NONE) return false;
+    for (;;) {
+      const fi = this.load(table);
+      if ((fi & TRAP_FI.TRAP_FI_LINEAR_USES_MASK) !== 0n) return false;
+      if (this.cas(table, fi, fi + LINEAR_ENTRY)) break;
+    }
+    const { TRAP_FI_VALIDATED, TRAP_FI_LINEAR_ENTRIES_MASK, TRAP_FI_LINEAR_USES_MASK } = TRAP_FI;
+    for (;;) {
+      const fi = this.load(target);
+      const full = (fi & TRAP_FI_LINEAR_USES_MASK) === TRAP_FI_LINEAR_USES_MASK || (fi & COUNT) === COUNT;
+      const usable = (fi & TRAP_FI_VALIDATED) !== 0n && (fi & TRAP_FI_LINEAR_ENTRIES_MASK) === 0n && !full;
+      if (typeOf(fi) !== level || !usable) {
+        this.add(table, -LINEAR_ENTRY);
+        return false;
+      }
+      if (this.cas(target, fi, fi + LINEAR_USE + 1n)) return true;
+    }
+  }
+
   putTarget(level: number, table: number, entry: bigint): void {
     const mfn = pteMfn(entry);
     if (mfn === table || !this.d.frames.isFrame(mfn)) return;
     if (level > 1) {
+      if (typeOf(this.load(mfn)) === level) {
+        this.add(mfn, -LINEAR_USE);
+        this.add(table, -LINEAR_ENTRY);
+      }
       this.put(mfn);
       return;
     }
@@ -181,14 +217,44 @@ export class PageTypes {
     return 0;
   }
 
-  /** The module's own slots of an L4: whatever the guest left there is overwritten, never followed. */
-  writeModuleSlots(mfn: number, kernelRoot: boolean): void {
-    const moduleL4 = Number(this.d.trap.getDomain('module_l4'));
-    const hideM2p = !kernelRoot && this.d.trap.getDomain('guest_ring') !== 1;
+  /** What an L4 has in a slot of the module: user roots lack the M2P and, if isolated, most of the module. */
+  private moduleSlot(slot: number, kernelRoot: boolean): bigint {
+    const { trap, memory } = this.d;
+    const own = memory.load64(this.entryAt(Number(trap.getDomain('module_l4')), slot));
+    if (kernelRoot || trap.getDomain('guest_ring') === 1) return own;
+    if (slot === TRAP_VA.TRAP_L4_M2P) return 0n;
+    const isolated = (trap.getDomain('flags') & TRAP_DOM.TRAP_DOM_ISOLATE_USER) !== 0;
+    if (!isolated || slot === TRAP_VA.TRAP_L4_PERDOMAIN) return own;
+    if (slot !== TRAP_VA.TRAP_L4_MODULE) return 0n;
+    return (own & ~PTE_FRAME) | (trap.getDomain('user_l3_module') << 12n);
+  }
+
+  /** Whatever the guest left in the module's slots is overwritten, never followed. */
+  private writeModuleSlots(mfn: number, kernelRoot: boolean): void {
     for (let slot = TRAP_VA.TRAP_L4_FIRST; slot <= TRAP_VA.TRAP_L4_LAST; slot++) {
-      const own = this.d.memory.load64(this.entryAt(moduleL4, slot));
-      this.d.memory.store64(this.entryAt(mfn, slot), hideM2p && slot === TRAP_VA.TRAP_L4_M2P ? 0n : own);
+      this.d.memory.store64(this.entryAt(mfn, slot), this.moduleSlot(slot, kernelRoot));
     }
+  }
+
+  /** Makes sure that an L4 has the slots of a kernel root. */
+  makeKernelRoot(mfn: number): void {
+    if ((this.load(mfn) & TRAP_FI.TRAP_FI_KERNEL_ROOT) !== 0n) return;
+    this.lock(mfn);
+    this.writeModuleSlots(mfn, true);
+    this.change(mfn, TRAP_FI.TRAP_FI_LOCKED, TRAP_FI.TRAP_FI_KERNEL_ROOT);
+  }
+
+  /** With isolated user roots: takes the slots of a kernel root from an L4 again, unless some vCPU runs on it as one. */
+  makeUserRoot(mfn: number): void {
+    const { trap } = this.d;
+    const isolated = (trap.getDomain('flags') & TRAP_DOM.TRAP_DOM_ISOLATE_USER) !== 0;
+    if (!isolated || trap.getDomain('guest_ring') === 1) return;
+    if ((this.load(mfn) & TRAP_FI.TRAP_FI_KERNEL_ROOT) === 0n) return;
+    this.lock(mfn);
+    let inUse = false;
+    for (let v = 0; v < trap.nrVps; v++) inUse ||= trap.getVp(v, 'kernel_l4') === BigInt(mfn);
+    if (!inUse) this.writeModuleSlots(mfn, false);
+    this.change(mfn, TRAP_FI.TRAP_FI_LOCKED | (inUse ? 0n : TRAP_FI.TRAP_FI_KERNEL_ROOT), 0n);
   }
 
   private validateDescriptors(mfn: number): number {

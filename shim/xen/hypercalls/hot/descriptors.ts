@@ -4,6 +4,7 @@
 import { TRAP_EFFECT, TRAP_FI } from '../../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
 import { RESERVED_GDT } from '../../../../abi/xen/selectors';
+import { pteMfn } from '../../guest-virtual';
 import { fixDescriptor, PageTypes, typeOf } from '../../page-types';
 import type { XenDomain } from '../../xen-domain';
 import { arg32, arg64, type Handler } from '../call';
@@ -13,6 +14,22 @@ const PER_PAGE = 512;
 
 function gdtPages(entries: number): number {
   return Math.min(Math.ceil(entries / PER_PAGE), RESERVED_GDT.FIRST_RESERVED_GDT_PAGE);
+}
+
+/** Entries of a vCPU's descriptor window in the module's L1 tables: GDT pages, then LDT pages. */
+const WINDOW_ENTRIES = 32;
+const LDT_ENTRY = 16;
+
+/** Unmaps the LDT pages that the module has mapped as they were touched, and drops their references. */
+export function dropLdtWindow(d: XenDomain, types: PageTypes, vcpu: number): void {
+  if (d.trap.getVp(vcpu, 'ldt_ents') === 0) return;
+  const window = Number(d.trap.getDomain('perdomain_l1_gpa')) + vcpu * WINDOW_ENTRIES * 8;
+  for (let i = LDT_ENTRY; i < WINDOW_ENTRIES; i++) {
+    const entry = d.memory.load64(window + i * 8);
+    if (entry === 0n) continue;
+    d.memory.store64(window + i * 8, 0n);
+    if (d.frames.isFrame(pteMfn(entry))) types.put(pteMfn(entry));
+  }
 }
 
 /** Drops the frames of a vCPU's present GDT. */

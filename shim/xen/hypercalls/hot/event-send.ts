@@ -52,6 +52,16 @@ function raise2l(d: XenDomain, port: number, vcpu: number): void {
   if (!masked2l(d, port)) select2l(d, port, vcpu);
 }
 
+/** A port that moves to another queue must not stay the tail of the one before. */
+function leaveLastQueue(d: XenDomain, port: number, vcpu: number, priority: number): void {
+  const queue = ((vcpu << 4) | priority) + 1;
+  const last = d.trap.getDomain('fifo_last_queue', port);
+  d.trap.setDomain('fifo_last_queue', queue, port);
+  if (last === 0 || last === queue) return;
+  const [v, q] = [(last - 1) >> 4, (last - 1) & 15];
+  if (d.vcpuExists(v) && d.trap.getVp(v, 'fifo_tail', q) === port) d.trap.setVp(v, 'fifo_tail', 0, q);
+}
+
 /** Links an unmasked, pending FIFO event into its queue unless it is linked. */
 function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priority: number): void {
   if ((d.memory.or32(word, BIT_LINKED) & BIT_LINKED) !== 0) return;
@@ -60,6 +70,7 @@ function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priori
     d.memory.and32(word, ~BIT_LINKED);
     return;
   }
+  leaveLastQueue(d, port, vcpu, priority);
   const tail = d.trap.getVp(vcpu, 'fifo_tail', priority);
   let linked = false;
   if (tail !== 0 && tail !== port) {
@@ -83,7 +94,7 @@ function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priori
 
 function raiseFifo(d: XenDomain, port: number, vcpu: number, priority: number): void {
   const word = d.evtchn.fifoWord(port);
-  if (word === undefined) {
+  if (word === undefined || d.trap.getVp(vcpu, 'fifo_control_gpa') === 0n) {
     d.trap.orDomain('early_pending', port >> 6, 1n << BigInt(port & 63));
     return;
   }

@@ -19,14 +19,28 @@ import { storeEntry } from '../../page-entries';
 import { PageTypes } from '../../page-types';
 import type { XenDomain } from '../../xen-domain';
 import { arg32, arg64, type Handler, type HypercallCall } from '../call';
+import { dropLdtWindow } from './descriptors';
 
 const PREEMPTED = 0x8000_0000;
 const MAX_LDT_ENTRIES = 8192;
+/** Requests copied in at once, as the module does: one that changes those behind it changes the next lot only. */
+const AT_ONCE = 32;
 /** Requests of one call are answered in one go; a guest that sends more than this is told so by its `done` count. */
 const MAX_REQUESTS = 1 << 20;
 
 function checkDomain(d: XenDomain, domid: number): number {
   return domid === DOMID.DOMID_SELF || domid === d.domid ? 0 : -E.XEN_ESRCH;
+}
+
+/** Copies of up to `count` elements of a guest array: those in front of the first page that cannot be read. */
+function readRequests(c: HypercallCall, list: bigint, size: number, count: number): DataView[] {
+  const requests: DataView[] = [];
+  try {
+    while (requests.length < count) requests.push(c.guest.view(list + BigInt(requests.length * size), size));
+  } catch (err) {
+    if (!(err instanceof GuestFault)) throw err;
+  }
+  return requests;
 }
 
 /** Runs `one` for each element of a guest array, stops at the first error, and tells the guest how far it came. */
@@ -48,13 +62,15 @@ function batch(c: HypercallCall, size: number, check: () => number, one: (view: 
   if (rc !== 0) return rc;
   let done = 0;
   while (done < Math.min(count, MAX_REQUESTS) && rc === 0) {
-    try {
-      rc = one(c.guest.view(list + BigInt(done) * BigInt(size), size));
-    } catch (err) {
-      if (!(err instanceof GuestFault)) throw err;
-      rc = -E.XEN_EFAULT;
+    const requests = readRequests(c, list + BigInt(done * size), size, Math.min(count - done, AT_ONCE));
+    const root = c.guest.l4;
+    if (requests.length === 0) rc = -E.XEN_EFAULT;
+    for (const request of requests) {
+      rc = one(request);
+      if (rc !== 0) break;
+      done++;
+      if (c.guest.l4 !== root) break; // What follows is read through the new root.
     }
-    if (rc === 0) done++;
   }
   if (donePointer !== 0n) {
     try {
@@ -150,7 +166,15 @@ function newRoot(d: XenDomain, c: HypercallCall, field: 'kernel_l4' | 'user_l4',
     const rc = types.get(Number(arg), TRAP_FI.TRAP_FI_L4);
     if (rc !== 0) return rc;
   }
-  d.trap.setVp(c.vcpu, field, arg);
+  if (field === 'kernel_l4') {
+    dropLdtWindow(d, types, c.vcpu);
+    d.trap.setVp(c.vcpu, field, arg);
+    types.makeKernelRoot(Number(arg));
+    c.guest.l4 = Number(arg); // The rest of the call's arguments are found through the new root.
+  } else {
+    if (arg !== 0n) types.makeUserRoot(Number(arg));
+    d.trap.setVp(c.vcpu, field, arg);
+  }
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_CR3 | TRAP_EFFECT.TRAP_EFFECT_DESC;
   if (old !== 0n && d.frames.isFrame(Number(old))) types.put(Number(old));
   return 0;
@@ -159,6 +183,8 @@ function newRoot(d: XenDomain, c: HypercallCall, field: 'kernel_l4' | 'user_l4',
 function setLdt(d: XenDomain, c: HypercallCall, base: bigint, entries: number): number {
   if ((base & 0xfffn) !== 0n || entries > MAX_LDT_ENTRIES) return -E.XEN_EINVAL;
   if (entries !== 0 && (!isGuestAddress(base) || !isGuestAddress(base + BigInt(entries * 8 - 1)))) return -E.XEN_EINVAL;
+  if (d.trap.getVp(c.vcpu, 'ldt_base') === base && d.trap.getVp(c.vcpu, 'ldt_ents') === entries) return 0;
+  dropLdtWindow(d, new PageTypes(d, c), c.vcpu);
   d.trap.setVp(c.vcpu, 'ldt_base', base);
   d.trap.setVp(c.vcpu, 'ldt_ents', entries);
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_DESC;
