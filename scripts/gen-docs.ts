@@ -1,0 +1,208 @@
+/**
+ * `npm run docs`: writes the pages of docs/ that are made from tables in the code. `--check` only compares.
+ *
+ *   docs/translation-table.md   shim/translate/table.ts and hyperv-operations.ts
+ *   docs/hypercalls.md          abi/xen/hypercalls.ts
+ *   docs/cpuid-policy.md        shim/xen/cpuid-policy.ts
+ *
+ * The pages are committed; a unit test fails when they are not what this makes of the tables.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type ErrorDecl, HYPERCALL_LIST, type Hypercall, type Privilege, type Subop } from '../abi/xen/hypercalls';
+import { packageRoot } from '../shim/partition/native-files';
+import { HYPERV_OPERATIONS } from '../shim/translate/hyperv-operations';
+import { type Exactness, IMPLICIT_OPERATIONS, type Translation, tableRows, type Where } from '../shim/translate/table';
+import { toMarkdown as cpuidPolicy } from '../shim/xen/cpuid-policy';
+
+const WHERE: Readonly<Record<Where, string>> = {
+  trap: 'in the trap module; no exit from the partition',
+  hypervisor: 'in the trap module, by a facility of the hypervisor; no exit to the shim',
+  shim: 'in the shim, by a synchronous call',
+  signal: 'by a signal to the shim, or inside the trap module; the guest does not wait',
+  boot: 'set once, before the guest starts',
+};
+
+const EXACT: Readonly<Record<Exactness, string>> = {
+  exact: 'the Hyper-V operation has the semantics of the Xen operation',
+  near: 'it differs, as the note says',
+  partial: 'it covers some of it',
+  emulated: 'Hyper-V has no equivalent; the semantics are all ours',
+  refused: 'an unprivileged domain gets an error, as under Xen: the note has it',
+};
+
+const PRIVILEGE: Readonly<Record<Privilege, string>> = {
+  any: '',
+  hardware: 'domains with devices',
+  control: 'the control domain',
+  hvm: 'guests that are not paravirtualized',
+  nobody: 'nobody',
+};
+
+function cell(text: string): string {
+  return text.replaceAll('|', '\\|').replaceAll('\n', ' ') || '–';
+}
+
+function table(header: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+  return [line(header), line(header.map(() => '---')), ...rows.map((row) => line(row.map(cell)))];
+}
+
+function generated(from: string): string {
+  return `Generated from ${from} by \`npm run docs\`; do not edit.`;
+}
+
+function hyperv(t: Translation): string {
+  return t.hv.map((h) => HYPERV_OPERATIONS[h].name).join(', ');
+}
+
+function translationTable(): string {
+  const count = (key: 'where' | 'exact', value: string): string =>
+    String(tableRows().filter((r) => r[key] === value).length);
+  return [
+    '# What every Xen operation becomes on Hyper-V',
+    '',
+    generated('shim/translate/table.ts'),
+    '',
+    'Where an operation is executed:',
+    '',
+    ...table(
+      ['where', 'operations', 'meaning'],
+      (Object.keys(WHERE) as Where[]).map((w) => [w, count('where', w), WHERE[w]]),
+    ),
+    '',
+    'How exact its translation is:',
+    '',
+    ...table(
+      ['exactness', 'operations', 'meaning'],
+      (Object.keys(EXACT) as Exactness[]).map((e) => [e, count('exact', e), EXACT[e]]),
+    ),
+    '',
+    '## Hypercalls',
+    '',
+    ...table(
+      ['Xen operation', 'number', 'Hyper-V equivalent', 'where', 'exactness', 'note'],
+      tableRows().map((r) => [
+        `\`${r.name}\``,
+        r.subop === undefined ? String(r.nr) : `${r.nr}.${r.subop}`,
+        hyperv(r),
+        r.where,
+        r.exact,
+        r.note,
+      ]),
+    ),
+    '',
+    '## What is not a hypercall',
+    '',
+    ...table(
+      ['Xen operation', 'Hyper-V equivalent', 'where', 'exactness', 'note'],
+      IMPLICIT_OPERATIONS.map(({ name, translation: t }) => [name, hyperv(t), t.where, t.exact, t.note]),
+    ),
+    '',
+    '## Hyper-V operations',
+    '',
+    'The trap module reaches them through one table of functions (`hv_ops`), so that an engine without the Microsoft',
+    'hypervisor can put something else in their place: the soft Hyper-V.',
+    '',
+    ...table(
+      ['operation', 'invoked by', 'soft Hyper-V'],
+      Object.values(HYPERV_OPERATIONS).map((o) => [o.name, o.by, o.soft]),
+    ),
+    '',
+  ].join('\n');
+}
+
+function errors(list: readonly ErrorDecl[]): string[] {
+  return list.map((e) => `- \`-${e.errno}\`: ${e.cause}`);
+}
+
+function subopRow(h: Hypercall, s: Subop): string[] {
+  const t = tableRows().find((r) => r.nr === h.number && r.subop === s.number);
+  const statuses = s.statuses === undefined || s.statuses.length === 0 ? [] : [`status: ${s.statuses.join(', ')}`];
+  const failures = [...s.errors.map((e) => `\`-${e.errno}\` ${e.cause}`), ...statuses];
+  return [
+    String(s.number),
+    `\`${s.name}\``,
+    t?.where ?? '',
+    s.returns ?? '0',
+    failures.join('; '),
+    PRIVILEGE[s.privilege],
+  ];
+}
+
+function hypercallSection(h: Hypercall): string[] {
+  const own = tableRows().find((r) => r.nr === h.number && r.subop === undefined);
+  const args = h.args.map((a) => a.name).join(', ');
+  const facts = [
+    ...(own === undefined ? [] : [`Answered: ${own.where} (${WHERE[own.where]}).`]),
+    ...(PRIVILEGE[h.privilege] === '' ? [] : [`For ${PRIVILEGE[h.privilege]}.`]),
+    ...(h.returns === undefined ? [] : [`Returns ${h.returns}.`]),
+  ];
+  return [
+    `## ${h.number} ${h.name}(${args})`,
+    '',
+    ...(facts.length === 0 ? [] : [facts.join(' '), '']),
+    ...(h.errors.length === 0 ? [] : [...errors(h.errors), '']),
+    ...(h.subops.length === 0
+      ? []
+      : [
+          ...table(
+            ['op', 'name', 'answered', 'returns', 'errors', 'for'],
+            h.subops.map((s) => subopRow(h, s)),
+          ),
+          '',
+        ]),
+  ];
+}
+
+function hypercalls(): string {
+  return [
+    '# Hypercalls',
+    '',
+    generated('abi/xen/hypercalls.ts and shim/translate/table.ts'),
+    '',
+    'What an unprivileged PV domain gets, which is what Xen 4.17 answers it. Numbers that are not listed, and numbers',
+    'from 64 on, answer `-ENOSYS`, and so do unknown sub-operations. Errors of a hypercall hold for its sub-operations.',
+    `Where each is answered is explained in [translation-table.md](translation-table.md).`,
+    '',
+    ...HYPERCALL_LIST.flatMap(hypercallSection),
+  ].join('\n');
+}
+
+/** Path below the repository's root, and contents. */
+export function documents(): ReadonlyMap<string, string> {
+  const end = (text: string): string => `${text.trimEnd()}\n`;
+  return new Map([
+    ['docs/translation-table.md', end(translationTable())],
+    ['docs/hypercalls.md', end(hypercalls())],
+    ['docs/cpuid-policy.md', end(cpuidPolicy())],
+  ]);
+}
+
+/** The pages that are not what the tables say. */
+export function staleDocuments(root = packageRoot()): string[] {
+  return [...documents()].flatMap(([file, text]) => {
+    try {
+      return readFileSync(join(root, file), 'utf8') === text ? [] : [file];
+    } catch {
+      return [file];
+    }
+  });
+}
+
+function main(): number {
+  const root = packageRoot();
+  const stale = staleDocuments(root);
+  if (process.argv.includes('--check')) {
+    for (const file of stale) process.stderr.write(`${file} is stale: run 'npm run docs'\n`);
+    return stale.length === 0 ? 0 : 1;
+  }
+  mkdirSync(join(root, 'docs'), { recursive: true });
+  for (const file of stale) {
+    writeFileSync(join(root, file), documents().get(file) ?? '');
+    process.stdout.write(`${file}\n`);
+  }
+  return 0;
+}
+
+if (require.main === module) process.exitCode = main();
