@@ -288,6 +288,57 @@ static bool retire_string(struct vp *vp, struct trap_regs *regs, const struct in
     return insn_retire(vp, regs, insn, 0);
 }
 
+/*
+ * The two forms in which Linux writes to L1 tables by the thousand, without the decoder: XCHG of a quadword (clears an
+ * entry) and AND of a byte with a constant (takes RW away), where the operand is a register plus at most 8 bits. Sets the
+ * fields that are used from here on. False: not one of these, or not a write to cr2.
+ */
+static bool decode_common(struct trap_regs *regs, struct insn *insn, u64 cr2)
+{
+    u64 word;
+    u32 len = 2;
+    u8 rex = 0;
+
+    if ((regs->cs & 0xfffc) != (TRAP_SEL_CS1 & 0xfffc) && (regs->cs & 0xfffc) != (FLAT_RING3_CS64 & 0xfffc))
+        return false;
+    if (copy_from_guest(&word, regs->rip, sizeof(word)))
+        return false;
+    if ((u8)word == 0xf0) {
+        word >>= 8;
+        len++;
+    }
+    if ((word & 0xf0) == 0x40) {
+        rex = (u8)word;
+        word >>= 8;
+        len++;
+    }
+    u32 opcode = (u8)word, modrm = (u8)(word >> 8), mod = modrm >> 6, rm = modrm & 7;
+    if (rm == 4 || mod > 1 || (mod == 0 && rm == 5))
+        return false; /* SIB byte, 32-bit displacement or RIP-relative, a register */
+    word >>= 16;
+    u64 va = *insn_gpr(regs, rm | (rex & 1 ? 8 : 0));
+    if (mod == 1) {
+        va += (u64)(s64)(s8)word;
+        word >>= 8;
+        len++;
+    }
+    insn->reg = ((modrm >> 3) & 7) | (rex & 4 ? 8 : 0);
+    if (opcode == 0x87 && (rex & 8)) {
+        insn->opsize = 8;
+    } else if (opcode == 0x80 && (insn->reg & 7) == AND) {
+        insn->opsize = 1;
+        insn->imm = (u64)(s64)(s8)word;
+        len++;
+    } else {
+        return false;
+    }
+    insn->opcode = (u16)opcode;
+    insn->rex = rex;
+    insn->len = (u8)len;
+    insn->long_mode = true;
+    return va == cr2;
+}
+
 static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2)
 {
     struct insn insn;
@@ -297,16 +348,23 @@ static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2)
 
     if (!mm_pt_write_target(vp, cr2, &mfn, &offset))
         return false;
-    switch (decode_insn(vp, regs, &insn)) {
-    case DECODE_FAULT:
-        inject_page_fault(vp, regs, insn.fault_va, 0);
-        return true;
-    case DECODE_UNKNOWN:
-        return false;
-    case DECODE_OK:
-        break;
+    if (likely(decode_common(regs, &insn, cr2))) {
+        va = cr2;
+        size = insn.opsize;
+    } else {
+        switch (decode_insn(vp, regs, &insn)) {
+        case DECODE_FAULT:
+            inject_page_fault(vp, regs, insn.fault_va, 0);
+            return true;
+        case DECODE_UNKNOWN:
+            return false;
+        case DECODE_OK:
+            break;
+        }
+        if (!insn.long_mode || !destination(vp, regs, &insn, &va, &size))
+            return false;
     }
-    if (!insn.long_mode || !destination(vp, regs, &insn, &va, &size) || va != cr2 || va % size)
+    if (va != cr2 || va % size)
         return false;
     if (insn.opcode == 0xa4 || insn.opcode == 0xa5) {
         u64 from = insn.adsize == 8 ? regs->rsi : (u32)regs->rsi;
