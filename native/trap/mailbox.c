@@ -34,10 +34,11 @@ static void snapshot(struct vp *vp)
     s->gs_base_user = s->user_mode ? active : inactive;
 }
 
-static void park_if_asked(struct vp *vp)
+/* True if it did: what came in meanwhile was only waited for, not served. */
+static bool park_if_asked(struct vp *vp)
 {
     if (likely(!READ_ONCE(dom->stop_request)))
-        return;
+        return false;
     snapshot(vp);
     store_release(&vp->s->parked, 1);
     ring_doorbell(vp);
@@ -45,35 +46,46 @@ static void park_if_asked(struct vp *vp)
         hv->idle(vp);
         if (READ_ONCE(vp->s->flush_pending))
             mm_flush_local(vp);
+        /* While the flag is set, the shim thinks that a kick is on its way: the one that ends the stop needs it clear. */
+        if (READ_ONCE(vp->s->kick))
+            __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
     }
     store_release(&vp->s->parked, 0);
     timer_rearm(vp);
     time_update_vcpu(vp);
+    return true;
+}
+
+static void take_raised(struct vp *vp)
+{
+    struct trap_vp *s = vp->s;
+    u64 sel = READ_ONCE(s->raise_sel);
+    if (!sel)
+        return;
+    sel = __atomic_exchange_n(&s->raise_sel, 0, __ATOMIC_SEQ_CST);
+    while (sel) {
+        u32 word = (u32)__builtin_ctzl(sel);
+        sel &= sel - 1;
+        u64 bits = __atomic_exchange_n(&s->raise[word], 0, __ATOMIC_SEQ_CST);
+        while (bits) {
+            u32 bit = (u32)__builtin_ctzl(bits);
+            bits &= bits - 1;
+            evtchn_raise(vp, word * 64 + bit);
+        }
+    }
 }
 
 void serve_kick(struct vp *vp)
 {
     struct trap_vp *s = vp->s;
-    if (READ_ONCE(s->flush_pending))
-        mm_flush_local(vp);
-    if (READ_ONCE(s->kick))
-        __atomic_exchange_n(&s->kick, 0, __ATOMIC_SEQ_CST);
-    u64 sel = READ_ONCE(s->raise_sel);
-    if (sel) {
-        sel = __atomic_exchange_n(&s->raise_sel, 0, __ATOMIC_SEQ_CST);
-        while (sel) {
-            u32 word = (u32)__builtin_ctzl(sel);
-            sel &= sel - 1;
-            u64 bits = __atomic_exchange_n(&s->raise[word], 0, __ATOMIC_SEQ_CST);
-            while (bits) {
-                u32 bit = (u32)__builtin_ctzl(bits);
-                bits &= bits - 1;
-                evtchn_raise(vp, word * 64 + bit);
-            }
-        }
-    }
-    time_update_frequency(vp);
-    park_if_asked(vp);
+    do {
+        if (READ_ONCE(s->flush_pending))
+            mm_flush_local(vp);
+        if (READ_ONCE(s->kick))
+            __atomic_exchange_n(&s->kick, 0, __ATOMIC_SEQ_CST);
+        take_raised(vp);
+        time_update_frequency(vp);
+    } while (park_if_asked(vp));
 }
 
 static void apply_effects(struct vp *vp, u32 effects)
@@ -137,6 +149,8 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     u32 effects = m->effects;
     store_release(&m->state, TRAP_MBOX_IDLE);
     vp->in_cold_call = false;
+    /* The timer's interrupt may have been taken while we waited: whatever is due comes again, in the guest. */
+    timer_rearm(vp);
     if (effects)
         apply_effects(vp, effects);
     return result;
