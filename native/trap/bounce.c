@@ -474,8 +474,9 @@ void module_trap_c(struct trap_regs *regs, struct vp *vp)
             if (cr2 >= TRAP_VA_PERDOMAIN && cr2 < TRAP_VA_PERDOMAIN + TRAP_MAX_VPS * (u64)TRAP_PERDOMAIN_STRIDE &&
                 desc_ldt_fault(vp, cr2, &guest_va))
                 return;
-            /* A stale read-only entry after the guest made its page writable again. */
-            if ((regs->error_code & 1) && cr2 < TRAP_VA_M2P && mm_spurious_fault(vp, cr2, regs->error_code | 4))
+            /* A stale read-only entry after the guest made its page writable again. We are a supervisor on the
+               kernel's root, whatever the guest's mode: judged by another root, we would try for ever. */
+            if ((regs->error_code & 1) && mm_spurious_fault_in(vp->s->kernel_l4, cr2, regs->error_code))
                 return;
         }
         for (const struct fixup *f = ex_table; f < ex_table_end; f++)
@@ -498,7 +499,7 @@ void iret_fault_c(struct trap_regs *fault, struct vp *vp)
 {
     struct trap_regs *regs = (struct trap_regs *)((u8 *)vp->e + 0xf48);
     u32 vector = fault->entry_vector, error = fault->error_code;
-    if (vector >= VEC_KICK || vector == VEC_NMI || vector == VEC_DB)
+    if (vector >= VEC_KICK || vector == VEC_DF || vector == VEC_MC)
         module_panic_at(vp, fault->rip, "vector %u at the return to the guest", vector);
     /* The two frames overlap: registers first, upwards. The error code and vector slot follows them. */
     memmove(regs, fault, offsetof(struct trap_regs, rip));
@@ -506,10 +507,10 @@ void iret_fault_c(struct trap_regs *fault, struct vp *vp)
     regs->error_code = error;
     vp->regs = regs;
     vp->s->exception_count[vector & 0xff]++;
-    u64 cr2 = read_cr2(), guest_va;
+    u64 cr2 = read_cr2(), guest_va = cr2;
     if (vector == VEC_PF) {
         if (!desc_ldt_fault(vp, cr2, &guest_va))
-            inject_page_fault(vp, regs, cr2, error);
+            inject_page_fault(vp, regs, guest_va, error);
     } else {
         inject_exception(vp, regs, vector, error);
     }

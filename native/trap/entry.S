@@ -111,16 +111,17 @@ stub_syscall32:
     SAVE_GPRS
     jmp syscall_common
 
-    /* SYSENTER: the CPU has loaded RSP from the MSR (E_RSP0) and recorded nothing of where it came from. TF may have
-       come along: it is dropped here, and the #DB that it causes on the first instruction is tolerated. */
+    /* SYSENTER: the CPU has loaded RSP from the MSR (E_RSP0) and recorded nothing of where it came from. It clears IF
+       only: NT would make our IRETQ fault, so all flags are cleared; the frame keeps them. TF may have come along too:
+       the #DB that it causes on the first instruction is tolerated, and clears it. */
     .globl stub_sysenter
 stub_sysenter:
     push $0xe02b
     push $0
     pushfq
     andl $~0x100, (%rsp)
+    push $2
     popfq
-    push $0x202
     push $3
     push $0
     push $0
@@ -260,7 +261,13 @@ trap_from_module:
     mov E_VP(%rbp), %rsi
     lea iret_insn(%rip), %rax
     cmp %rax, R_RIP(%rsp)
-    je iret_fault
+    jne 3f
+    /* #DB (1) and NMI (2) interrupt the IRETQ, they do not come from it: it is executed again. */
+    mov R_VECTOR(%rsp), %eax
+    dec %eax
+    cmp $1, %eax
+    ja iret_fault
+3:
     mov %rsp, %rbx
     and $-16, %rsp
     call *E_MODULE_TRAP(%rbp)

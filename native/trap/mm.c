@@ -165,12 +165,10 @@ bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset)
 #define PF_RESERVED 0x8u
 #define PF_FETCH 0x10u
 
-bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code)
+bool mm_spurious_fault_in(u64 l4_mfn, u64 va, u32 error_code)
 {
     struct mm_walk walk;
-    const struct trap_vp *s = vp->s;
-    const u64 root = s->user_mode && !guest_ring1() && s->user_l4 ? s->user_l4 : s->kernel_l4;
-    if ((error_code & PF_RESERVED) || !mm_walk_to_l1(root, va, &walk) || !(walk.entry & PTE_P))
+    if ((error_code & PF_RESERVED) || !mm_walk_to_l1(l4_mfn, va, &walk) || !(walk.entry & PTE_P))
         return false;
     const u64 granted = walk.rights & walk.entry; /* CR0.WP is 1: supervisors need RW too */
     if ((error_code & PF_WRITE) && !(granted & PTE_RW))
@@ -178,6 +176,13 @@ bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code)
     if ((error_code & PF_USER) && !(granted & PTE_US))
         return false;
     return !((error_code & PF_FETCH) && ((walk.rights | walk.entry) & PTE_NX));
+}
+
+bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code)
+{
+    const struct trap_vp *s = vp->s;
+    const u64 root = s->user_mode && !guest_ring1() && s->user_l4 ? s->user_l4 : s->kernel_l4;
+    return mm_spurious_fault_in(root, va, error_code);
 }
 
 /* --- TLB ---------------------------------------------------------------------------------------------------------- */

@@ -380,6 +380,8 @@ long mm_emulated_write(struct vp *vp, u64 mfn, u32 offset, u64 old, u64 new_val)
 bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset);
 /* After a #PF: would the access now be allowed by the tables (stale TLB entry)? Then the instruction is just retried. */
 bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code);
+/* The same for an access on the given root. */
+bool mm_spurious_fault_in(u64 l4_mfn, u64 va, u32 error_code);
 /* Walks the given root; returns the L1 entry (or 0 when not mapped at 4 KiB granularity). */
 u64 mm_walk(u64 l4_mfn, u64 va);
 /* One turn of a wait for another VP: serves flush requests meanwhile. */
