@@ -309,7 +309,7 @@ static bool poll_done(struct vp *vp, void *arg)
             return true;
     if (upcall_deliverable(vp) || (vp->s->nmi_state & 3) == 1)
         return true;
-    return p->deadline && system_time() >= p->deadline;
+    return p->deadline && ((s64)p->deadline < 0 || system_time() >= p->deadline);
 }
 
 long sched_poll(struct vp *vp, u64 arg)

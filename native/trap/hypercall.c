@@ -114,7 +114,7 @@ static long stack_switch(struct vp *vp, const u64 *a)
 
 static long fpu_taskswitch(struct vp *vp, const u64 *a)
 {
-    guest_set_ts(vp, a[0] != 0);
+    guest_set_ts(vp, (u32)a[0] != 0);
     return 0;
 }
 
@@ -146,9 +146,19 @@ static long set_segment_base(struct vp *vp, const u64 *a)
     return 0;
 }
 
+/* Deadlines are signed: what has bit 63 set has long passed. 0 would mean "no timer"; any time in the past serves. */
+static u64 signed_deadline(u64 ns)
+{
+    return (s64)ns > 0 ? ns : 1;
+}
+
 static long set_timer_op(struct vp *vp, const u64 *a)
 {
-    vp->s->timer_singleshot = a[0];
+    u64 now = system_time(), when = a[0];
+    /* As Xen: old guests say "no timer" with a time far ahead or wrapped around, others mean "now": 100 ms serve both. */
+    if ((s64)when < 0 || (when > now && (when - now) >> 50))
+        when = now + 100000000;
+    vp->s->timer_singleshot = when;
     timer_expire(vp);
     timer_rearm(vp);
     return 0;
@@ -156,8 +166,7 @@ static long set_timer_op(struct vp *vp, const u64 *a)
 
 static long vcpu_op(struct vp *vp, const u64 *a)
 {
-    u64 cmd = a[0];
-    u32 vcpu = (u32)a[1];
+    u32 cmd = (u32)a[0], vcpu = (u32)a[1];
     if (vcpu >= dom->nr_vps)
         return E(ENOENT);
     struct trap_vp *s = vps[vcpu].s;
@@ -170,9 +179,8 @@ static long vcpu_op(struct vp *vp, const u64 *a)
             return E(EINVAL);
         if (copy_from_guest(&t, a[2], sizeof(t)))
             return E(EFAULT);
-        /* Xen 4.17 ignores VCPU_SSHOTTMR_future: a deadline in the past fires at once. 0 would mean "no timer": any
-           other time in the past serves. */
-        s->timer_singleshot = t.timeout_abs_ns ? t.timeout_abs_ns : 1;
+        /* Xen 4.17 ignores VCPU_SSHOTTMR_future: a deadline in the past fires at once. */
+        s->timer_singleshot = signed_deadline(t.timeout_abs_ns);
         if (s->timer_singleshot <= system_time())
             timer_expire(vp);
         timer_rearm(vp);
@@ -208,7 +216,7 @@ static long vcpu_op(struct vp *vp, const u64 *a)
 
 static long sched_op(struct vp *vp, const u64 *a)
 {
-    switch (a[0]) {
+    switch ((u32)a[0]) {
     case SCHEDOP_yield:
         return sched_yield(vp);
     case SCHEDOP_block:
@@ -231,27 +239,27 @@ static long sched_op(struct vp *vp, const u64 *a)
 
 static long sched_op_compat(struct vp *vp, const u64 *a)
 {
-    if (a[0] == SCHEDOP_yield)
+    if ((u32)a[0] == SCHEDOP_yield)
         return sched_yield(vp);
-    if (a[0] == SCHEDOP_block)
+    if ((u32)a[0] == SCHEDOP_block)
         return sched_block(vp);
     return COLD;
 }
 
 static long event_channel_op(struct vp *vp, const u64 *a)
 {
-    u32 port;
-    if (a[0] != EVTCHNOP_send && a[0] != EVTCHNOP_unmask)
+    u32 cmd = (u32)a[0], port;
+    if (cmd != EVTCHNOP_send && cmd != EVTCHNOP_unmask)
         return COLD;
     if (copy_from_guest(&port, a[1], sizeof(port)))
         return E(EFAULT);
-    return a[0] == EVTCHNOP_send ? do_evtchn_send(vp, port) : do_evtchn_unmask(vp, port);
+    return cmd == EVTCHNOP_send ? do_evtchn_send(vp, port) : do_evtchn_unmask(vp, port);
 }
 
 static long xen_version(struct vp *vp, const u64 *a)
 {
     (void)vp;
-    if (a[0] != XENVER_version)
+    if ((u32)a[0] != XENVER_version)
         return COLD;
     return 4 << 16 | 17;
 }
@@ -408,7 +416,7 @@ static long multicall(struct vp *vp, const u64 *a)
 
 void do_hypercall(struct vp *vp, struct trap_regs *regs)
 {
-    u64 nr = (u32)regs->rax;
+    u64 nr = regs->rax; /* all of it, in 64-bit mode */
     if (nr == __HYPERVISOR_iret) {
         iret(vp, regs);
         return;

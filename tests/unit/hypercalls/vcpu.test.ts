@@ -176,6 +176,11 @@ describe('timers', () => {
     const f = setUp();
     expect(f.now('set_timer_op', 5000)).toBe(0);
     expect(f.trap.getVp(0, 'timer_singleshot')).toBe(5000n);
+    // Negative, or too far ahead to be meant: 100 ms from now.
+    f.now('set_timer_op', 1n << 63n);
+    expect(f.trap.getVp(0, 'timer_singleshot')).toBe(1_100_000_000n);
+    f.now('set_timer_op', 1n << 51n);
+    expect(f.trap.getVp(0, 'timer_singleshot')).toBe(1_100_000_000n);
     expect(f.effects).toBe(TRAP_EFFECT.TRAP_EFFECT_TIMER);
     expect(f.now('vcpu_op', OP.single, 0, f.put(VcpuSetSingleshotTimer, { timeout_abs_ns: 0 }))).toBe(0);
     expect(f.trap.getVp(0, 'timer_singleshot')).toBe(1n);

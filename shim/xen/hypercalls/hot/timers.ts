@@ -3,7 +3,8 @@
  * Implements xen-pv-abi section 6.6. Deadlines are absolute system time in ns; 0 in the block means none.
  *
  * A deadline that has passed fires when the module re-arms (TRAP_EFFECT_TIMER), at once: VCPU_SSHOTTMR_future is ignored,
- * as by Xen 4.17.
+ * as by Xen 4.17. Deadlines are signed; set_timer_op takes one that is negative or more than 2^50 ns ahead as 100 ms
+ * from now, because old guests say "no timer" that way.
  */
 import { TRAP_EFFECT } from '../../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
@@ -12,10 +13,14 @@ import type { XenDomain } from '../../xen-domain';
 import { arg64, type Handler, type HypercallCall } from '../call';
 
 const MIN_PERIOD_NS = 1_000_000n;
+const FAR_TIMEOUT_NS = 100_000_000n;
 const MAX_S64 = 0x7fff_ffff_ffff_ffffn;
 
 export const setTimerOp: Handler = (d, c) => {
-  d.trap.setVp(c.vcpu, 'timer_singleshot', arg64(c, 0));
+  const when = arg64(c, 0);
+  const now = d.systemTime();
+  const far = when > MAX_S64 || (when > now && (when - now) >> 50n !== 0n);
+  d.trap.setVp(c.vcpu, 'timer_singleshot', far ? now + FAR_TIMEOUT_NS : when);
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
   return 0;
 };
@@ -42,7 +47,7 @@ export function setSingleshotTimer(d: XenDomain, c: HypercallCall, vcpu: number)
   const view = c.guest.view(arg64(c, 2), VcpuSetSingleshotTimer.size);
   const timeout = VcpuSetSingleshotTimer.get.timeout_abs_ns(view, 0);
   // 0 in the block would mean "no timer"; any time in the past does.
-  d.trap.setVp(vcpu, 'timer_singleshot', timeout === 0n ? 1n : timeout);
+  d.trap.setVp(vcpu, 'timer_singleshot', timeout === 0n || timeout > MAX_S64 ? 1n : timeout);
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
   return 0;
 }
