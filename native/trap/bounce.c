@@ -15,13 +15,18 @@ static u64 kernel_ss(void)
     return guest_ring1() ? TRAP_SEL_SS1 : FLAT_KERNEL_SS64;
 }
 
-void toggle_guest_mode(struct vp *vp)
+static inline __attribute__((always_inline)) void toggle_mode(struct vp *vp)
 {
     __asm__ volatile("swapgs" : : : "memory");
     vp->s->user_mode = !vp->s->user_mode;
     count_misc(vp, TRAP_COUNT_TOGGLE);
     if (!guest_ring1())
         mm_load_roots(vp);
+}
+
+void toggle_guest_mode(struct vp *vp)
+{
+    toggle_mode(vp);
 }
 
 /* RFLAGS as the guest may see them: IF is the (inverted) event mask, IOPL the virtual one if it asked for that. */
@@ -88,7 +93,7 @@ static inline __attribute__((always_inline)) void bounce(struct vp *vp, struct t
         cs &= ~3ul;
         sp = regs->rsp;
     } else {
-        toggle_guest_mode(vp);
+        toggle_mode(vp);
         sp = vp->s->kernel_sp;
     }
     sp &= ~15ul;
@@ -154,7 +159,8 @@ void inject_page_fault(struct vp *vp, struct trap_regs *regs, u64 cr2, u32 error
 }
 
 /* A system call from guest user mode, through CALLBACKTYPE_syscall, syscall32 or sysenter. */
-static void bounce_syscall(struct vp *vp, struct trap_regs *regs, u32 type, u32 count)
+static inline __attribute__((always_inline)) void bounce_syscall(struct vp *vp, struct trap_regs *regs, u32 type,
+                                                                 u32 count)
 {
     struct trap_callback *cb = &vp->s->callbacks[type];
     count_misc(vp, count);
@@ -184,7 +190,7 @@ static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
 }
 
 /* Section 4.6: runs with interrupts off after every entry, before every return. */
-static void test_events(struct vp *vp, struct trap_regs *regs)
+static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_regs *regs)
 {
     struct trap_vp *s = vp->s;
     if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->flush_pending) | READ_ONCE(dom->stop_request)))
@@ -207,8 +213,18 @@ static void test_events(struct vp *vp, struct trap_regs *regs)
     }
 }
 
+/* Nothing to do, mostly: that much is looked up in line, because calls and returns are what costs most under TCG. */
+static inline __attribute__((always_inline)) void test_events(struct vp *vp, struct trap_regs *regs)
+{
+    const struct trap_vp *s = vp->s;
+    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->flush_pending) | READ_ONCE(dom->stop_request) |
+                 (s->nmi_state & 1)) ||
+        upcall_deliverable(vp))
+        serve_events(vp, regs);
+}
+
 /* The last look at a frame before the stubs use it. */
-static void leave(struct vp *vp, struct trap_regs *regs)
+static inline __attribute__((always_inline)) void leave(struct vp *vp, struct trap_regs *regs)
 {
     test_events(vp, regs);
     regs->rflags = (regs->rflags & ~(EFLAGS_IOPL | EFLAGS_VM)) | EFLAGS_IF | EFLAGS_MBS;
@@ -221,7 +237,7 @@ static void leave(struct vp *vp, struct trap_regs *regs)
     }
 }
 
-void do_iret(struct vp *vp, struct trap_regs *regs)
+static inline __attribute__((always_inline)) void iret(struct vp *vp, struct trap_regs *regs)
 {
     struct iret_context f;
     _Static_assert(sizeof(f) == 72, "nine quadwords");
@@ -232,7 +248,7 @@ void do_iret(struct vp *vp, struct trap_regs *regs)
         if (!vp->s->user_l4)
             domain_crash(vp, TRAP_CRASH_NO_USER_ROOT, "HYPERVISOR_iret to user mode without a user page table");
         if (guest_is_kernel(vp))
-            toggle_guest_mode(vp);
+            toggle_mode(vp);
         regs->cs = f.cs & 0xffff;
         regs->ss = (f.ss & 0xffff) | 3;
     } else if (guest_ring1()) {
@@ -261,6 +277,11 @@ void do_iret(struct vp *vp, struct trap_regs *regs)
     WRITE_ONCE(vp->vi->evtchn_upcall_mask, (f.rflags & EFLAGS_IF) ? 0 : 1);
 }
 
+void do_iret(struct vp *vp, struct trap_regs *regs)
+{
+    iret(vp, regs);
+}
+
 /* --- entries from the stubs --------------------------------------------------------------------------------------------- */
 
 void syscall_entry_c(struct trap_regs *regs, struct vp *vp)
@@ -270,6 +291,12 @@ void syscall_entry_c(struct trap_regs *regs, struct vp *vp)
     vp->trace_hv = 0;
     if (guest_is_kernel(vp)) {
         if (likely(kind == ENTRY_SYSCALL)) {
+            if ((u32)regs->rax == __HYPERVISOR_iret && likely(!trace_on())) {
+                vp->s->hypercall_count[__HYPERVISOR_iret * 64]++;
+                iret(vp, regs);
+                leave(vp, regs);
+                return;
+            }
             if (guest_ring1()) {
                 regs->cs = TRAP_SEL_CS1;
                 regs->ss = TRAP_SEL_SS1;
