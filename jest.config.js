@@ -1,5 +1,5 @@
 'use strict';
-/* Three suites: unit is fast and needs no other program; conformance compiles against vendors' headers; e2e runs QEMU. */
+/* Suites: unit is fast and needs no other program; conformance compiles against vendors' headers; e2e and fuzz run QEMU. */
 const base = {
   rootDir: __dirname,
   testEnvironment: 'node',
@@ -10,7 +10,7 @@ const base = {
 module.exports = {
   maxWorkers: 2,
   testTimeout: 120_000,
-  projects: ['unit', 'conformance', 'e2e'].map((name) => ({
+  projects: ['unit', 'conformance', 'e2e', 'fuzz'].map((name) => ({
     ...base,
     displayName: name,
     testMatch: [`<rootDir>/tests/${name}/**/*.test.ts`],

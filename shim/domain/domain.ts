@@ -167,6 +167,12 @@ export class Domain {
       grantStatusFrameMfn: (i) => layout.grantStatusGpa / PAGE_SIZE + i,
       maxGrantFrames: TRAP.TRAP_MAX_GRANT_FRAMES,
       freeFrames: spareFrames(layout, nrPages),
+      domainFrames: layout.domainRuns.map(({ mfn, count }) => [mfn, count]),
+      sharedFrames: [
+        [layout.sharedInfoGpa / PAGE_SIZE, 1],
+        [layout.grantFramesGpa / PAGE_SIZE, TRAP.TRAP_MAX_GRANT_FRAMES],
+        [layout.grantStatusGpa / PAGE_SIZE, TRAP.TRAP_MAX_GRANT_FRAMES / 8],
+      ],
       host: {
         onConsoleWrite: (bytes) => this.console.write(bytes),
         onShutdown: (reason, vcpu) => this.onShutdown(reason, vcpu),
@@ -447,7 +453,7 @@ export class Domain {
         this.xen.shutdown(SHUTDOWN.SHUTDOWN_watchdog, call.vcpu);
         return undefined;
       default:
-        this.log.warn({ kind: call.kind }, 'unknown call from the trap module');
+        this.xen.complain({ kind: call.kind }, 'unknown call from the trap module');
         return { result: -38n, effects: 0 };
     }
   }
@@ -558,8 +564,10 @@ export class Domain {
     if (this.tscTimer !== undefined) clearTimeout(this.tscTimer);
     this.onBeforeEnd?.(end);
     try {
+      this.xen.end();
       this.console.close();
       this.storeRing.close();
+      this.mailboxes.close();
       await this.partition.stop();
       this.finalStats = this.collect();
       this.onStopped?.(end);

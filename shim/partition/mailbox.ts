@@ -42,6 +42,7 @@ const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
 export class Mailboxes {
   /** Calls answered, for statistics. */
   answered = 0;
+  private closed = false;
 
   constructor(
     private readonly memory: GuestMemory,
@@ -54,8 +55,14 @@ export class Mailboxes {
     return this.layout.vpsGpa + vcpu * TrapVp.size;
   }
 
+  /** The partition is ending: from now on nothing is looked at, answered or raised, so that its memory may go. */
+  close(): void {
+    this.closed = true;
+  }
+
   /** To be called on every doorbell. */
   scan(): void {
+    if (this.closed) return;
     const { memory, layout } = this;
     // Before looking: whoever posts after this rings again.
     memory.xchg32(layout.domainGpa + TrapDomain.offsetOf('bell'), 0);
@@ -66,6 +73,7 @@ export class Mailboxes {
       if (memory.load32(state) !== TRAP_MBOX.TRAP_MBOX_REQUEST) continue;
       memory.store32(state, TRAP_MBOX.TRAP_MBOX_TAKEN);
       this.serve(vcpu);
+      if (this.closed) return;
     }
   }
 
@@ -114,12 +122,17 @@ export class Mailboxes {
       kernelL4: l4 < BigInt(this.layout.nrFrames) ? Number(l4) : 0,
       rip: get.rip(view, 0),
     });
-    if (answer instanceof Promise) void answer.then((reply) => this.reply(vcpu, seq, reply));
-    else this.reply(vcpu, seq, answer);
+    if (answer instanceof Promise) {
+      answer.then(
+        (reply) => this.reply(vcpu, seq, reply),
+        // Not the guest's fault, but it must not wait for ever: -ENOSYS.
+        () => this.reply(vcpu, seq, { result: -38n, effects: 0 }),
+      );
+    } else this.reply(vcpu, seq, answer);
   }
 
   private reply(vcpu: number, seq: number, reply: TrapReply | undefined): void {
-    if (reply === undefined) return;
+    if (reply === undefined || this.closed) return;
     const at = this.vpGpa(vcpu) + TrapVp.offsetOf('mbox');
     const { memory } = this;
     memory.store64(at + TrapMailbox.offsetOf('result'), BigInt.asUintN(64, reply.result));
@@ -132,7 +145,7 @@ export class Mailboxes {
 
   /** Makes `port` pending on `vcpu`: sets its bit and kicks, unless a kick is already on its way. */
   raisePort(vcpu: number, port: number): void {
-    if (vcpu < 0 || vcpu >= this.layout.nrVps || port <= 0 || port >= TRAP.TRAP_MAX_PORTS) return;
+    if (this.closed || vcpu < 0 || vcpu >= this.layout.nrVps || port <= 0 || port >= TRAP.TRAP_MAX_PORTS) return;
     const base = this.vpGpa(vcpu);
     this.memory.or32(base + TrapVp.offsetOf('raise') + (port >> 5) * 4, 1 << (port & 31));
     const word = port >> 6;
@@ -142,6 +155,7 @@ export class Mailboxes {
 
   /** Wakes a VP so that it looks at its state. */
   kick(vcpu: number): void {
+    if (this.closed) return;
     if (this.memory.xchg32(this.vpGpa(vcpu) + TrapVp.offsetOf('kick'), 1) === 0) this.kickPartition();
   }
 }

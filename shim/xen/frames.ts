@@ -5,8 +5,8 @@
  * the trap module; of frame_info this file changes the owner bits only, with compare-and-swap, because the module
  * changes the rest of the same word at the same time.
  *
- * Quirks: the free list is a bitmap that lives here, in the shim, so that a guest cannot forge a free frame. M2P
- * entries of frames that are not the domain's are ~0 (invalid), those of Xen's own shared pages ~0 - 1.
+ * Quirks: the free list is a bitmap that lives here, in the shim, so that a guest cannot forge a free frame; so do the
+ * limits of what frame_info may claim for the domain (a guest at ring 1 can write frame_info). M2P entries of frames that are not the domain's are ~0 (invalid), those of Xen's own shared pages ~0 - 1.
  */
 import { TRAP_FI } from '../../abi/trap';
 import type { DomainMemory } from './domain-memory';
@@ -20,6 +20,28 @@ const OWNER_SHIFT = BigInt(TRAP_FI.TRAP_FI_OWNER_SHIFT);
 const COUNT_MASK = BigInt(TRAP_FI.TRAP_FI_COUNT_MASK);
 const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
 
+/** A bit for each frame; `ranges` undefined sets all. */
+function bitmap(nrFrames: number, ranges: readonly (readonly [number, number])[] = [[0, nrFrames]]): Uint32Array {
+  const bits = new Uint32Array((nrFrames + 31) >> 5);
+  for (const [first, count] of ranges) {
+    for (let mfn = first; mfn < first + count; ) {
+      if ((mfn & 31) === 0 && mfn + 32 <= first + count) {
+        bits[mfn >> 5] = 0xffff_ffff;
+        mfn += 32;
+      } else {
+        bits[mfn >> 5]! |= 1 << (mfn & 31);
+        mfn++;
+      }
+    }
+  }
+  return bits;
+}
+
+function hasBit(bits: Uint32Array, mfn: number): boolean {
+  const word = bits[Math.floor(mfn / 32)];
+  return word !== undefined && ((word >>> (mfn & 31)) & 1) === 1;
+}
+
 export class Frames {
   /** Highest MFN + 1. */
   readonly nrFrames: number;
@@ -29,12 +51,19 @@ export class Frames {
   private readonly free: Uint32Array;
   private freeCount = 0;
   private hint = 0;
+  /** One bit for each frame that may be the domain's, and one for those that it and the hypervisor share. */
+  private readonly domain: Uint32Array;
+  private readonly shared: Uint32Array;
 
   constructor(
     private readonly memory: DomainMemory,
     trap: TrapState,
+    domainFrames?: readonly (readonly [number, number])[],
+    sharedFrames?: readonly (readonly [number, number])[],
   ) {
     this.nrFrames = Number(trap.getDomain('nr_frames'));
+    this.domain = bitmap(this.nrFrames, domainFrames);
+    this.shared = bitmap(this.nrFrames, sharedFrames);
     this.frameInfoGpa = Number(trap.getDomain('frame_info_gpa'));
     this.m2pGpa = Number(trap.getDomain('m2p_gpa'));
     this.free = new Uint32Array((this.nrFrames + 31) >> 5);
@@ -59,9 +88,22 @@ export class Frames {
     return this.frameInfoGpa + mfn * 8;
   }
 
-  /** TRAP_FI_OWNER_*; NONE for what is not a frame. */
+  /** Can the frame be the domain's, whatever frame_info says? */
+  isDomainFrame(mfn: number): boolean {
+    return hasBit(this.domain, mfn);
+  }
+  /** May a guest pointer lead to the frame for writing? */
+  isWritableByPointer(mfn: number): boolean {
+    return hasBit(this.domain, mfn) || hasBit(this.shared, mfn);
+  }
+
+  /** TRAP_FI_OWNER_*; NONE for what is not a frame, and for what frame_info alone says is the domain's. */
   owner(mfn: number): number {
-    return this.isFrame(mfn) ? Number((this.info(mfn) >> OWNER_SHIFT) & 3n) : TRAP_FI.TRAP_FI_OWNER_NONE;
+    if (!this.isFrame(mfn)) return TRAP_FI.TRAP_FI_OWNER_NONE;
+    const owner = Number((this.info(mfn) >> OWNER_SHIFT) & 3n);
+    const reach = owner === TRAP_FI.TRAP_FI_OWNER_DOMAIN ? this.domain : this.shared;
+    if (owner === TRAP_FI.TRAP_FI_OWNER_XEN_RO || hasBit(reach, mfn)) return owner;
+    return TRAP_FI.TRAP_FI_OWNER_NONE;
   }
 
   isOwned(mfn: number): boolean {

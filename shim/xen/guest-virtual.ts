@@ -58,21 +58,37 @@ export function tableIndex(va: bigint, level: number): number {
   return Number((va >> BigInt(12 + 9 * (level - 1))) & 0x1ffn);
 }
 
+/** Which frames the walker may touch on the guest's behalf, whatever its tables say. */
+export interface GuestReach {
+  /** Can it be a page table of the guest? */
+  isDomainFrame(mfn: number): boolean;
+  isWritableByPointer(mfn: number): boolean;
+}
+
+/** Entries that change under the walker are looked at again, this often in one walk. */
+const MAX_CHANGES = 100;
+
 export class GuestVirtual {
   constructor(
     readonly memory: DomainMemory,
     /** MFN of the root that addresses are walked from; MMUEXT_NEW_BASEPTR changes it within a call. */
     public l4: number,
+    /** Frames that pointers may lead to. Default: all. */
+    private readonly reach?: GuestReach,
   ) {}
 
   /** Guest-physical address of one byte. Throws GuestFault. */
   translate(va: bigint, write: boolean): number {
     const { memory } = this;
     if (!isGuestAddress(va)) throw new GuestFault(va, write, 'not an address that the guest may use');
+    const { reach } = this;
     let table = this.l4;
+    let changes = 0;
     for (let level = 4; ; level--) {
       const at = table * PAGE_SIZE + tableIndex(va, level) * 8;
       if (!memory.isRam(at, 8)) throw new GuestFault(va, write, `level ${level} table is not RAM`);
+      if (reach?.isDomainFrame(table) === false)
+        throw new GuestFault(va, write, `level ${level} table is no guest frame`);
       const pte = memory.load64(at);
       if ((pte & PTE_P) === 0n) throw new GuestFault(va, write, `level ${level} entry not present`);
       if (write && (pte & PTE_RW) === 0n) throw new GuestFault(va, write, `level ${level} entry not writable`);
@@ -80,15 +96,20 @@ export class GuestVirtual {
         const want = write ? PTE_A | PTE_D : PTE_A;
         if ((pte & want) !== want && !this.setBits(at, pte, want)) {
           level++; // The entry changed under us: look at it again.
+          if (++changes > MAX_CHANGES) throw new GuestFault(va, write, 'its entries keep changing');
           continue;
         }
         const gpa = pteMfn(pte) * PAGE_SIZE + Number(va & 0xfffn);
         if (!memory.isRam(gpa, 1)) throw new GuestFault(va, write, 'mapped frame is not RAM');
+        if (write && reach?.isWritableByPointer(pteMfn(pte)) === false) {
+          throw new GuestFault(va, write, 'mapped frame is not the guest’s to write');
+        }
         return gpa;
       }
       if (level < 4 && (pte & PTE_PSE) !== 0n) throw new GuestFault(va, write, `level ${level} entry is a large page`);
       if ((pte & PTE_A) === 0n && !this.setBits(at, pte, PTE_A)) {
         level++;
+        if (++changes > MAX_CHANGES) throw new GuestFault(va, write, 'its entries keep changing');
         continue;
       }
       table = pteMfn(pte);
@@ -105,7 +126,7 @@ export class GuestVirtual {
     let table = this.l4;
     for (let level = 4; ; level--) {
       const at = table * PAGE_SIZE + tableIndex(va, level) * 8;
-      if (!this.memory.isRam(at, 8)) return undefined;
+      if (!this.memory.isRam(at, 8) || this.reach?.isDomainFrame(table) === false) return undefined;
       if (level === 1) return at;
       const pte = this.memory.load64(at);
       if ((pte & PTE_P) === 0n || (level < 4 && (pte & PTE_PSE) !== 0n)) return undefined;

@@ -8,6 +8,7 @@
 import { TRAP_EFFECT, TRAP_FI } from '../../abi/trap';
 import { XEN_ERRNO as E } from '../../abi/xen/errno';
 import { PTE_A, PTE_D, PTE_P } from './guest-virtual';
+import { ImpossibleState } from './impossible-state';
 import { isModuleSlot, movesReferences, PageTypes, typeOf } from './page-types';
 import type { XenDomain } from './xen-domain';
 
@@ -87,7 +88,7 @@ export function storeEntry(
     const type = typeOf(info);
     const owner = d.frames.owner(mfn);
     let rc: number;
-    if (types.isLiveTable(info) && (only === 0 || type === only)) {
+    if (types.isLiveTable(info) && owner === TRAP_FI.TRAP_FI_OWNER_DOMAIN && (only === 0 || type === only)) {
       rc = storeInTable(d, c, types, mfn, type, slot, value, how);
     } else if (only !== 0 || owner === TRAP_FI.TRAP_FI_OWNER_NONE || owner === TRAP_FI.TRAP_FI_OWNER_XEN_RO) {
       return -E.XEN_EINVAL;
@@ -100,5 +101,5 @@ export function storeEntry(
     }
     if (rc !== AGAIN) return rc;
   }
-  throw new Error(`the entry ${slot} of frame 0x${mfn.toString(16)} keeps changing`);
+  throw new ImpossibleState(`the entry ${slot} of frame 0x${mfn.toString(16)} keeps changing`);
 }

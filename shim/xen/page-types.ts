@@ -17,6 +17,7 @@ import { TRAP_DOM, TRAP_EFFECT, TRAP_FI, TRAP_VA } from '../../abi/trap';
 import { XEN_ERRNO as E } from '../../abi/xen/errno';
 import { PAGE_SIZE } from './domain-memory';
 import { PTE_A, PTE_D, PTE_FRAME, PTE_NX, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-virtual';
+import { ImpossibleState } from './impossible-state';
 import type { XenDomain } from './xen-domain';
 
 export const PTE_PWT = 0x8n;
@@ -36,7 +37,11 @@ const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
 const LINEAR_USE = 1n << BigInt(TRAP_FI.TRAP_FI_LINEAR_USES_SHIFT);
 const LINEAR_ENTRY = 1n << BigInt(TRAP_FI.TRAP_FI_LINEAR_ENTRIES_SHIFT);
 const STALE = TRAP_FI.TRAP_FI_STALE_RW | TRAP_FI.TRAP_FI_EPOCH_MASK;
-const SPINS = 10_000_000;
+/** Looks at a lock before the clock is looked at, and how long another VP may keep one: it is held for microseconds. */
+const SPINS = 1000;
+const PATIENCE_MS = 500;
+/** Tables that hang on each other, with one linear step at each level, and some to spare. */
+const MAX_DEPTH = 12;
 const ENTRIES = 512;
 
 const DESC_P = 1n << 47n;
@@ -87,13 +92,25 @@ export class PageTypes {
     }
   }
 
+  /** To be called before each look at a word that another VP has to change first. Throws ImpossibleState in the end. */
+  private waiter(mfn: number): () => void {
+    let spins = 0;
+    let until = 0;
+    return () => {
+      if (++spins % SPINS !== 0) return;
+      if (until === 0) until = performance.now() + (this.d.nrVcpus > 1 ? PATIENCE_MS : 0);
+      else if (performance.now() > until) {
+        throw new ImpossibleState(`the lock of frame 0x${mfn.toString(16)} is not given back`);
+      }
+    };
+  }
+
   /** Takes the frame's lock bit; returns the word as it was. */
   lock(mfn: number): bigint {
-    for (let i = 0; i < SPINS; i++) {
+    for (const wait = this.waiter(mfn); ; wait()) {
       const fi = this.load(mfn);
       if ((fi & TRAP_FI.TRAP_FI_LOCKED) === 0n && this.cas(mfn, fi, fi | TRAP_FI.TRAP_FI_LOCKED)) return fi;
     }
-    throw new Error(`the lock of frame 0x${mfn.toString(16)} is not given back`);
   }
   unlock(mfn: number): void {
     this.change(mfn, TRAP_FI.TRAP_FI_LOCKED, 0n);
@@ -109,7 +126,7 @@ export class PageTypes {
 
   /** What Xen makes of an entry that the guest writes (9.2). */
   fixEntry(level: number, entry: bigint): bigint {
-    if (this.d.trap.getDomain('guest_ring') === 1 || (entry & PTE_P) === 0n) return entry;
+    if (this.d.guestRing === 1 || (entry & PTE_P) === 0n) return entry;
     if (level > 1) return entry | PTE_US | (level === 4 ? PTE_A : 0n);
     let fixed = entry;
     if ((fixed & PTE_US) === 0n) fixed |= PTE_US | PTE_GUEST_KERNEL;
@@ -173,7 +190,7 @@ export class PageTypes {
     }
   }
 
-  putTarget(level: number, table: number, entry: bigint): void {
+  putTarget(level: number, table: number, entry: bigint, depth = 0): void {
     const mfn = pteMfn(entry);
     if (mfn === table || !this.d.frames.isFrame(mfn)) return;
     if (level > 1) {
@@ -181,19 +198,19 @@ export class PageTypes {
         this.add(mfn, -LINEAR_USE);
         this.add(table, -LINEAR_ENTRY);
       }
-      this.put(mfn);
+      this.put(mfn, depth);
       return;
     }
     const owner = this.d.frames.owner(mfn);
     const counted = owner === TRAP_FI.TRAP_FI_OWNER_DOMAIN || owner === TRAP_FI.TRAP_FI_OWNER_NONE;
-    if ((entry & PTE_RW) !== 0n && counted) this.put(mfn);
+    if ((entry & PTE_RW) !== 0n && counted) this.put(mfn, depth);
   }
 
-  private putEntries(mfn: number, level: number, end: number): void {
+  private putEntries(mfn: number, level: number, end: number, depth = 0): void {
     for (let slot = 0; slot < end; slot++) {
       if (level === 4 && isModuleSlot(slot)) continue;
       const entry = this.d.memory.load64(this.entryAt(mfn, slot));
-      if ((entry & PTE_P) !== 0n) this.putTarget(level, mfn, entry);
+      if ((entry & PTE_P) !== 0n) this.putTarget(level, mfn, entry, depth + 1);
     }
   }
 
@@ -220,8 +237,8 @@ export class PageTypes {
   /** What an L4 has in a slot of the module: user roots lack the M2P and, if isolated, most of the module. */
   private moduleSlot(slot: number, kernelRoot: boolean): bigint {
     const { trap, memory } = this.d;
-    const own = memory.load64(this.entryAt(Number(trap.getDomain('module_l4')), slot));
-    if (kernelRoot || trap.getDomain('guest_ring') === 1) return own;
+    const own = memory.load64(this.entryAt(this.d.moduleL4, slot));
+    if (kernelRoot || this.d.guestRing === 1) return own;
     if (slot === TRAP_VA.TRAP_L4_M2P) return 0n;
     const isolated = (trap.getDomain('flags') & TRAP_DOM.TRAP_DOM_ISOLATE_USER) !== 0;
     if (!isolated || slot === TRAP_VA.TRAP_L4_PERDOMAIN) return own;
@@ -248,7 +265,7 @@ export class PageTypes {
   makeUserRoot(mfn: number): void {
     const { trap } = this.d;
     const isolated = (trap.getDomain('flags') & TRAP_DOM.TRAP_DOM_ISOLATE_USER) !== 0;
-    if (!isolated || trap.getDomain('guest_ring') === 1) return;
+    if (!isolated || this.d.guestRing === 1) return;
     if ((this.load(mfn) & TRAP_FI.TRAP_FI_KERNEL_ROOT) === 0n) return;
     this.lock(mfn);
     let inUse = false;
@@ -271,8 +288,7 @@ export class PageTypes {
   get(mfn: number, type: number): number {
     if (!this.d.frames.isFrame(mfn)) return -E.XEN_EINVAL;
     const validates = type !== TRAP_FI.TRAP_FI_WRITABLE;
-    for (let i = 0; ; i++) {
-      if (i > SPINS) throw new Error(`frame 0x${mfn.toString(16)} stays in validation`);
+    for (const wait = this.waiter(mfn); ; wait()) {
       const fi = this.load(mfn);
       if (!this.d.frames.isOwned(mfn)) return -E.XEN_EINVAL;
       if ((fi & COUNT) === 0n) {
@@ -301,9 +317,11 @@ export class PageTypes {
   private readonly validating = new Set<number>();
 
   /** Drops a typed reference; the last one releases what the frame's entries hold. */
-  put(mfn: number): void {
-    for (let i = 0; ; i++) {
-      if (i > SPINS) throw new Error(`frame 0x${mfn.toString(16)} stays locked`);
+  put(mfn: number, depth = 0): void {
+    // Counts and types say how far down this goes: without a limit, a made-up frame_info decides.
+    if (depth > MAX_DEPTH)
+      throw new ImpossibleState(`tables of more than ${MAX_DEPTH} levels at frame 0x${mfn.toString(16)}`);
+    for (const wait = this.waiter(mfn); ; wait()) {
       const fi = this.load(mfn);
       const count = fi & COUNT;
       const type = typeOf(fi);
@@ -316,7 +334,7 @@ export class PageTypes {
         if (this.cas(mfn, fi, (fi - 1n) & ~TRAP_FI.TRAP_FI_TYPE_MASK)) return;
       } else if ((fi & TRAP_FI.TRAP_FI_LOCKED) === 0n) {
         if (!this.cas(mfn, fi, ((fi - 1n) | TRAP_FI.TRAP_FI_LOCKED) & ~TRAP_FI.TRAP_FI_VALIDATED)) continue;
-        if (isTable(type)) this.putEntries(mfn, type, ENTRIES);
+        if (isTable(type)) this.putEntries(mfn, type, ENTRIES, depth);
         const { TRAP_FI_LOCKED, TRAP_FI_TYPE_MASK, TRAP_FI_KERNEL_ROOT, TRAP_FI_PINNED } = TRAP_FI;
         this.change(mfn, TRAP_FI_LOCKED | TRAP_FI_TYPE_MASK | TRAP_FI_KERNEL_ROOT | TRAP_FI_PINNED, 0n);
         return;

@@ -5,6 +5,7 @@
  * It owns no process, socket or thread: shim/domain creates it, connects the host callbacks and ends it.
  */
 import { DOMID } from '../../abi/xen/domid';
+import { SHUTDOWN } from '../../abi/xen/sched';
 import { VMASST } from '../../abi/xen/vm-assist';
 import type { DomainMemory } from './domain-memory';
 import { EventChannels } from './evtchn/event-channels';
@@ -54,11 +55,18 @@ export interface XenDomainConfig {
   readonly maxGrantFrames?: number;
   /** Frames that may be populated: [first MFN, count]. */
   readonly freeFrames?: readonly (readonly [number, number])[];
+  /** Frames that may ever be the domain's, whatever frame_info says: [first MFN, count]. Default: all. */
+  readonly domainFrames?: readonly (readonly [number, number])[];
+  /** Frames of the hypervisor's that the guest writes as well: shared_info, grant tables. Default: all. */
+  readonly sharedFrames?: readonly (readonly [number, number])[];
   /** The domain's E820 map; default one RAM entry of maxPages. */
   readonly memoryMap?: readonly { addr: bigint; size: bigint; type: number }[];
   /** Whether another domain exists, beside this one and 0. */
   domainExists?(domid: number): boolean;
 }
+
+/** How often the same complaint about a guest is logged: what a guest provokes must not fill a disk. */
+const SAME_COMPLAINTS = 20;
 
 /** Another domain named by a hypercall. */
 export type DomainRef = 'self' | 'dom0' | 'other' | undefined;
@@ -74,6 +82,11 @@ export class XenDomain {
   readonly grantMaps: GrantMaps;
   readonly uuid: Uint8Array;
   readonly maxPages: number;
+  /** What the shim wrote into trap_domain before the first instruction: never read back, a guest might have changed it. */
+  readonly guestRing: number;
+  readonly sharedInfoGpa: number;
+  readonly moduleL4: number;
+  readonly perdomainL1Gpa: number;
   nrPages: number;
   memoryMap: readonly { addr: bigint; size: bigint; type: number }[];
   /** SCHEDOP_shutdown_code's reason, which a later crash reports instead of its own. */
@@ -84,6 +97,10 @@ export class XenDomain {
   pirqEoiMapRegistered = false;
   /** vCPUs whose vcpu_info has been registered (once for each). */
   readonly vcpuInfoRegistered = new Set<number>();
+  /** No more work for this domain: long hypercalls stop where they are, and nobody is answered. */
+  ended = false;
+  private readonly vcpuInfo: number[] = [];
+  private readonly complaints = new Map<string, number>();
   /** VCPUOP_down callers that wait for VCPUOP_up. */
   readonly downWaiters = new Map<number, () => void>();
 
@@ -96,7 +113,13 @@ export class XenDomain {
     this.maxPages = config.maxPages;
     this.uuid = config.uuid ?? new Uint8Array(16);
     this.memoryMap = config.memoryMap ?? [{ addr: 0n, size: BigInt(config.maxPages) * 4096n, type: 1 }];
-    this.frames = new Frames(config.memory, config.trap);
+    const { trap } = config;
+    this.guestRing = trap.getDomain('guest_ring');
+    this.sharedInfoGpa = Number(trap.getDomain('shared_info_gpa'));
+    this.moduleL4 = Number(trap.getDomain('module_l4'));
+    this.perdomainL1Gpa = Number(trap.getDomain('perdomain_l1_gpa'));
+    for (let v = 0; v < trap.nrVps; v++) this.vcpuInfo.push(Number(trap.getVp(v, 'vcpu_info_gpa')));
+    this.frames = new Frames(config.memory, config.trap, config.domainFrames, config.sharedFrames);
     for (const [mfn, count] of config.freeFrames ?? []) this.frames.release(mfn, count);
     this.evtchn = new EventChannels(this);
     this.grants = new GrantTable(this);
@@ -135,7 +158,34 @@ export class XenDomain {
 
   /** Guest-physical address of a vCPU's vcpu_info, wherever it is registered. */
   vcpuInfoGpa(vcpu: number): number {
-    return Number(this.trap.getVp(vcpu, 'vcpu_info_gpa'));
+    return this.vcpuInfo[vcpu] ?? 0;
+  }
+  setVcpuInfo(vcpu: number, gpa: number): void {
+    this.vcpuInfo[vcpu] = gpa;
+    this.trap.setVp(vcpu, 'vcpu_info_gpa', BigInt(gpa));
+  }
+
+  /** The domain is over, and its memory is about to go. */
+  end(): void {
+    this.ended = true;
+    this.downWaiters.clear();
+  }
+
+  /** Logs what a guest did wrong, the first few times. */
+  complain(fields: object, message: string): void {
+    const before = this.complaints.get(message) ?? 0;
+    if (before >= SAME_COMPLAINTS) return;
+    this.complaints.set(message, before + 1);
+    this.host.log?.warn(fields, message);
+  }
+
+  /**
+   * Ends the domain as Xen would crash it: the trap module's state is impossible, so the guest has taken the module
+   * over or the module is broken.
+   */
+  crash(vcpu: number, why: string): void {
+    this.complain({ vcpu, why }, 'the trap module state is impossible: the domain is crashed');
+    this.shutdown(SHUTDOWN.SHUTDOWN_crash, vcpu);
   }
 
   /** Ends the domain: reported once, with the reason that SCHEDOP_shutdown_code left if this is a crash. */

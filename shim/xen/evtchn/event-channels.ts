@@ -10,7 +10,7 @@
  * inside is merely "closed". Port 0 is reserved. A global VIRQ may be bound by any domain. Binding to another port
  * leaves the new port pending, because notifications sent before may have been lost.
  */
-import { TRAP, TRAP_EFFECT } from '../../../abi/trap';
+import { TRAP, TRAP_EFFECT, TRAP_FI } from '../../../abi/trap';
 import { DOMID } from '../../../abi/xen/domid';
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
 import { EVTCHNSTAT } from '../../../abi/xen/event-channel';
@@ -18,6 +18,7 @@ import { EVTCHN_FIFO, EvtchnFifoControlBlock } from '../../../abi/xen/evtchn-fif
 import { SharedInfo } from '../../../abi/xen/shared-info';
 import { VIRQ } from '../../../abi/xen/virq';
 import { and64, PAGE_SIZE } from '../domain-memory';
+import { PageTypes } from '../page-types';
 import type { XenDomain } from '../xen-domain';
 import { type BackendEnd, DEFAULT_PRIORITY, encodePort, type Port, type PortState } from './port';
 
@@ -60,18 +61,25 @@ export class EventChannels {
   private readonly offered = new Map<number, { end: BackendEnd; onBind: (port: number) => void }>();
   private nextDom0Port = 1;
   private buckets = 1;
-  private fifoPages = 0;
+  /** Ports that exist, counting 0; trap_domain.ports_nr at the start, bounded by the table's size. */
+  readonly limit: number;
+  /** Addresses that the guest registered; the trap module's copies are never read back. */
+  private readonly fifoArray: number[] = [];
+  private readonly fifoControls: number[];
+  private fifoInUse = false;
 
   constructor(private readonly d: XenDomain) {
+    this.limit = Math.min(d.trap.getDomain('ports_nr') || 1024, TRAP.TRAP_MAX_PORTS);
+    this.fifoControls = new Array<number>(d.nrVcpus).fill(0);
     for (let v = 0; v < d.nrVcpus; v++) this.virqs.push(new Map());
   }
 
-  /** Ports that exist, counting 0; trap_domain.ports_nr bounded by the table's size. */
-  get limit(): number {
-    return Math.min(this.d.trap.getDomain('ports_nr') || 1024, TRAP.TRAP_MAX_PORTS);
-  }
   get fifo(): boolean {
-    return this.d.trap.getDomain('evtchn_fifo') !== 0;
+    return this.fifoInUse;
+  }
+  /** Address of a vCPU's FIFO control block, 0 none. */
+  fifoControl(vcpu: number): number {
+    return this.fifoControls[vcpu] ?? 0;
   }
   /** The guest can name this port (it may still be free). */
   isValid(port: number): boolean {
@@ -236,22 +244,29 @@ export class EventChannels {
     if (target === undefined) return -E.XEN_ESRCH;
     if (target !== 'self') return -E.XEN_EPERM;
     for (let port = 1; port < this.ports.length; port++) if (this.ports[port] !== undefined) this.close(port);
-    this.dropFifo();
+    this.dropFifo(call);
     call.effects |= TRAP_EFFECT.TRAP_EFFECT_EVTCHN;
     return 0;
   }
 
   // --- FIFO -----------------------------------------------------------------------------------------------------
 
-  private dropFifo(): void {
+  private dropFifo(call: { effects: number }): void {
     const { trap } = this.d;
+    const types = new PageTypes(this.d, call);
     trap.setDomain('evtchn_fifo', 0);
+    this.fifoInUse = false;
     for (let v = 0; v < this.d.nrVcpus; v++) {
       trap.setVp(v, 'fifo_control_gpa', 0n);
+      const control = this.fifoControl(v);
+      if (control !== 0) types.put(Math.floor(control / PAGE_SIZE));
+      this.fifoControls[v] = 0;
       for (let q = 0; q < EVTCHN_FIFO.EVTCHN_FIFO_MAX_QUEUES; q++) trap.setVp(v, 'fifo_tail', 0, q);
     }
-    for (let i = 0; i < this.fifoPages; i++) trap.setDomain('fifo_array', 0n, i);
-    this.fifoPages = 0;
+    this.fifoArray.splice(0).forEach((gpa, i) => {
+      trap.setDomain('fifo_array', 0n, i);
+      types.put(gpa / PAGE_SIZE);
+    });
   }
 
   /** EVTCHNOP_init_control: effects are returned through `call`. 0 or -errno. */
@@ -259,9 +274,10 @@ export class EventChannels {
     if (!this.d.vcpuExists(vcpu)) return -E.XEN_ENOENT;
     if (offset > PAGE_SIZE - EvtchnFifoControlBlock.size || (offset & 7) !== 0) return -E.XEN_EINVAL;
     const { trap } = this.d;
-    if (this.fifo && trap.getVp(vcpu, 'fifo_control_gpa') !== 0n) return -E.XEN_EINVAL;
-    const gpa = this.guestPage(gfn);
+    if (this.fifo && this.fifoControl(vcpu) !== 0) return -E.XEN_EINVAL;
+    const gpa = this.holdPage(gfn, call);
     if (gpa === undefined) return -E.XEN_EINVAL;
+    this.fifoControls[vcpu] = gpa + offset;
     trap.setVp(vcpu, 'fifo_control_gpa', BigInt(gpa + offset));
     if (!this.fifo) {
       const pending: number[] = [];
@@ -273,6 +289,7 @@ export class EventChannels {
         if (this.pending2l(port)) pending.push(port);
       }
       trap.setDomain('evtchn_fifo', 1);
+      this.fifoInUse = true;
       for (const port of pending) this.raise(port);
     }
     call.effects |= TRAP_EFFECT.TRAP_EFFECT_EVTCHN;
@@ -282,11 +299,11 @@ export class EventChannels {
   /** EVTCHNOP_expand_array. */
   expandArray(gfn: bigint, call: { effects: number }): number {
     if (!this.fifo) return -E.XEN_EOPNOTSUPP;
-    if (this.fifoPages >= MAX_ARRAY_PAGES) return -E.XEN_ENOSPC;
-    const gpa = this.guestPage(gfn);
+    if (this.fifoArray.length >= MAX_ARRAY_PAGES) return -E.XEN_ENOSPC;
+    const gpa = this.holdPage(gfn, call);
     if (gpa === undefined) return -E.XEN_EINVAL;
-    this.d.trap.setDomain('fifo_array', BigInt(gpa), this.fifoPages);
-    this.fifoPages++;
+    this.d.trap.setDomain('fifo_array', BigInt(gpa), this.fifoArray.length);
+    this.fifoArray.push(gpa);
     call.effects |= TRAP_EFFECT.TRAP_EFFECT_EVTCHN;
     return 0;
   }
@@ -302,23 +319,26 @@ export class EventChannels {
     return 0;
   }
 
-  private guestPage(gfn: bigint): number | undefined {
+  /**
+   * A page of the guest that the hypervisor will write, with a reference: it must not become a page table while it is
+   * written without asking.
+   */
+  private holdPage(gfn: bigint, call: { effects: number }): number | undefined {
     if (gfn >= BigInt(this.d.frames.nrFrames)) return undefined;
-    const mfn = Number(gfn);
-    return this.d.frames.isWritablePage(mfn) ? mfn * PAGE_SIZE : undefined;
+    const rc = new PageTypes(this.d, call).get(Number(gfn), TRAP_FI.TRAP_FI_WRITABLE);
+    return rc === 0 ? Number(gfn) * PAGE_SIZE : undefined;
   }
 
   // --- pending bits ---------------------------------------------------------------------------------------------
 
   /** Address of a port's event word, or undefined before its array page exists. */
   fifoWord(port: number): number | undefined {
-    const page = Math.floor(port / WORDS_PER_PAGE);
-    if (page >= this.fifoPages) return undefined;
-    return Number(this.d.trap.getDomain('fifo_array', page)) + (port % WORDS_PER_PAGE) * 4;
+    const page = this.fifoArray[Math.floor(port / WORDS_PER_PAGE)];
+    return page === undefined ? undefined : page + (port % WORDS_PER_PAGE) * 4;
   }
   /** Address of the 64-bit word of a shared_info bitmap that holds a port's bit. */
   bitmapWord(field: 'evtchn_pending' | 'evtchn_mask', port: number): number {
-    return Number(this.d.trap.getDomain('shared_info_gpa')) + SharedInfo.offsetOf(field, port >> 6);
+    return this.d.sharedInfoGpa + SharedInfo.offsetOf(field, port >> 6);
   }
   private pending2l(port: number): boolean {
     const word = this.d.memory.load64(this.bitmapWord('evtchn_pending', port));

@@ -22,7 +22,7 @@ function write(d: XenDomain, c: HypercallCall, from: number, to: number): void {
 async function writeLong(d: XenDomain, c: HypercallCall, count: number): Promise<number> {
   for (let done = 0; done < count; done += TURN) {
     write(d, c, done, Math.min(done + TURN, count));
-    await nextTurn();
+    await nextTurn(d);
   }
   return 0;
 }

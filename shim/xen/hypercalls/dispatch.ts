@@ -2,15 +2,17 @@
  * The dispatcher of cold hypercalls: every number has an answer.
  *
  * The handlers are listed by the names of abi/xen/hypercalls.ts, and the compiler checks that none is missing. A handler
- * that throws GuestFault answers -EFAULT; anything else that it throws is a bug of ours, logged with its stack, and
- * answers -ENOSYS: a guest must not be able to end the shim.
+ * that throws GuestFault answers -EFAULT; ImpossibleState crashes the domain; anything else that it throws is a bug of
+ * ours, logged with its stack, and answers -ENOSYS: a guest must not be able to end the shim.
  *
  * What only makes sense in the trap module (iret, multicall, stack_switch, set_segment_base, fpu_taskswitch) never comes
  * here; if it does, it is ENOSYS and logged.
  */
+import { TRAP_EFFECT } from '../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
 import { HYPERCALLS, type HypercallName, hypercallName } from '../../../abi/xen/hypercalls';
 import { GuestFault, GuestVirtual } from '../guest-virtual';
+import { ImpossibleState } from '../impossible-state';
 import type { XenDomain } from '../xen-domain';
 import type { Handler, HypercallCall, HypercallResult } from './call';
 import { consoleIo } from './console-io';
@@ -47,7 +49,7 @@ export interface HypercallReply {
 
 /** Runs in the trap module only. */
 const inModule: Handler = (d, c) => {
-  d.host.log?.warn({ hypercall: hypercallName(c.nr), vcpu: c.vcpu }, 'a hypercall of the trap module came to the shim');
+  d.complain({ hypercall: hypercallName(c.nr), vcpu: c.vcpu }, 'a hypercall of the trap module came to the shim');
   return -E.XEN_ENOSYS;
 };
 
@@ -103,6 +105,13 @@ const BY_NUMBER = new Map<number, Handler>(
 
 function failed(d: XenDomain, c: HypercallCall, err: unknown): number {
   if (err instanceof GuestFault) return -E.XEN_EFAULT;
+  // The memory goes with the domain: what was under way finds nothing any more.
+  if (d.ended) return -E.XEN_EFAULT;
+  if (err instanceof ImpossibleState) {
+    d.crash(c.vcpu, err.message);
+    c.effects |= TRAP_EFFECT.TRAP_EFFECT_PARK;
+    return -E.XEN_EFAULT;
+  }
   d.host.log?.error({ err, hypercall: hypercallName(c.nr), vcpu: c.vcpu }, 'hypercall handler failed');
   return -E.XEN_ENOSYS;
 }
@@ -114,7 +123,7 @@ function reply(c: HypercallCall, result: HypercallResult): HypercallReply {
 /** Answers a hypercall: at once wherever the handler can. Never throws and never rejects. */
 export function dispatch(d: XenDomain, request: HypercallRequest): HypercallReply | Promise<HypercallReply> {
   const { vcpu, nr, args, kernelL4 } = request;
-  const c: HypercallCall = { vcpu, nr, args, guest: new GuestVirtual(d.memory, kernelL4), effects: 0 };
+  const c: HypercallCall = { vcpu, nr, args, guest: new GuestVirtual(d.memory, kernelL4, d.frames), effects: 0 };
   try {
     const result = BY_NUMBER.get(c.nr)?.(d, c) ?? -E.XEN_ENOSYS;
     if (!(result instanceof Promise)) return reply(c, result);

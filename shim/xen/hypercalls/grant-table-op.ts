@@ -31,10 +31,7 @@ import {
 import { PAGE_SIZE } from '../domain-memory';
 import { GuestFault } from '../guest-virtual';
 import type { XenDomain } from '../xen-domain';
-import { arg32, arg64, type Handler, type HypercallCall, nextTurn } from './call';
-
-/** Array elements handled in one turn of the event loop. */
-const PER_TURN = 512;
+import { arg32, arg64, type Handler, type HypercallCall, inSlices } from './call';
 
 /** Status of a domid argument that must mean the caller. */
 function selfStatus(d: XenDomain, domid: number): number {
@@ -209,27 +206,16 @@ function cacheFlush(d: XenDomain, v: DataView): number {
 type Element = (v: DataView) => unknown;
 
 /** Runs an operation on each element of an array and stores each result where it came from. */
-function forEach(c: HypercallCall, size: number, run: Element): number | Promise<number> {
-  const count = arg32(c, 2);
-  const some = (from: number): number => {
-    for (let i = from; i < Math.min(count, from + PER_TURN); i++) {
-      const at = BigInt.asUintN(64, arg64(c, 1) + BigInt(i) * BigInt(size));
-      const view = c.guest.view(at, size);
-      const rc = run(view);
-      if (typeof rc === 'number' && rc !== 0) return rc;
-      c.guest.store(at, view);
-    }
-    return 0;
+function forEach(d: XenDomain, c: HypercallCall, size: number, run: Element): number | Promise<number> {
+  const one = (i: number): number | undefined => {
+    const at = BigInt.asUintN(64, arg64(c, 1) + BigInt(i) * BigInt(size));
+    const view = c.guest.view(at, size);
+    const rc = run(view);
+    if (typeof rc === 'number' && rc !== 0) return rc;
+    c.guest.store(at, view);
+    return undefined;
   };
-  if (count <= PER_TURN) return some(0);
-  return (async () => {
-    for (let from = 0; from < count; from += PER_TURN) {
-      const rc = some(from);
-      if (rc !== 0) return rc;
-      await nextTurn();
-    }
-    return 0;
-  })();
+  return inSlices(d, 0, arg32(c, 2), one, 0);
 }
 
 export const grantTableOp: Handler = (d, c) => {
@@ -250,22 +236,22 @@ export const grantTableOp: Handler = (d, c) => {
     case GNTTABOP.GNTTABOP_get_version:
       return getVersion(d, c, arg);
     case GNTTABOP.GNTTABOP_map_grant_ref:
-      return forEach(c, GnttabMapGrantRef.size, (v) => map(d, c, v));
+      return forEach(d, c, GnttabMapGrantRef.size, (v) => map(d, c, v));
     case GNTTABOP.GNTTABOP_unmap_grant_ref:
-      return forEach(c, GnttabUnmapGrantRef.size, (v) => unmap(d, c, v));
+      return forEach(d, c, GnttabUnmapGrantRef.size, (v) => unmap(d, c, v));
     case GNTTABOP.GNTTABOP_unmap_and_replace:
-      return forEach(c, GnttabUnmapAndReplace.size, (v) => unmapAndReplace(d, c, v));
+      return forEach(d, c, GnttabUnmapAndReplace.size, (v) => unmapAndReplace(d, c, v));
     case GNTTABOP.GNTTABOP_copy:
-      return forEach(c, GnttabCopy.size, (v) => GnttabCopy.set.status(v, 0, copy(d, v)));
+      return forEach(d, c, GnttabCopy.size, (v) => GnttabCopy.set.status(v, 0, copy(d, v)));
     case GNTTABOP.GNTTABOP_transfer:
-      return forEach(c, GnttabTransfer.size, (v) => GnttabTransfer.set.status(v, 0, transfer(d, v)));
+      return forEach(d, c, GnttabTransfer.size, (v) => GnttabTransfer.set.status(v, 0, transfer(d, v)));
     case GNTTABOP.GNTTABOP_swap_grant_ref:
-      return forEach(c, GnttabSwapGrantRef.size, (v) => {
+      return forEach(d, c, GnttabSwapGrantRef.size, (v) => {
         const { ref_a, ref_b } = GnttabSwapGrantRef.get;
         GnttabSwapGrantRef.set.status(v, 0, d.grants.swap(ref_a(v, 0), ref_b(v, 0)));
       });
     case GNTTABOP.GNTTABOP_cache_flush:
-      return forEach(c, GnttabCacheFlush.size, (v) => cacheFlush(d, v));
+      return forEach(d, c, GnttabCacheFlush.size, (v) => cacheFlush(d, v));
     default:
       return -E.XEN_ENOSYS;
   }

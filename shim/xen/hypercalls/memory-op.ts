@@ -31,8 +31,9 @@ import {
   XenVnumaTopologyInfo,
 } from '../../../abi/xen/memory';
 import { SharedInfo } from '../../../abi/xen/shared-info';
+import { GuestFault } from '../guest-virtual';
 import type { XenDomain } from '../xen-domain';
-import { arg64, type Handler, type HypercallCall, nextTurn } from './call';
+import { arg64, type Handler, type HypercallCall, inSlices } from './call';
 
 /** CONFIG_DOMU_MAX_ORDER: extents of a plain domU are 2 MiB at most. */
 const MAX_ORDER = 9;
@@ -40,8 +41,6 @@ const MEMOP_CMD_MASK = 0x3fn;
 const MEMOP_EXTENT_SHIFT = 6n;
 /** Beyond this the continuation encoding has no room. */
 const MAX_EXTENTS = 0xffff_ffffn >> MEMOP_EXTENT_SHIFT;
-/** Frames handled in one turn of the event loop. */
-const FRAMES_PER_TURN = 2048;
 const E820MAX = 128;
 
 interface Reservation {
@@ -64,30 +63,16 @@ function readReservation(view: DataView, at = 0): Reservation {
 }
 
 /** Runs `step` for each extent from `start` until it says no or faults; the number of extents done. */
-function eachExtent(start: number, end: number, order: number, step: (i: number) => boolean): number | Promise<number> {
-  const perTurn = Math.max(1, FRAMES_PER_TURN >> order);
-  const some = (from: number): number => {
-    const to = Math.min(end, from + perTurn);
-    for (let i = from; i < to; i++) {
-      let more = false;
-      try {
-        more = step(i);
-      } catch (err) {
-        if ((err as Error).name !== 'GuestFault') throw err;
-      }
-      if (!more) return i;
+function eachExtent(d: XenDomain, start: number, end: number, step: (i: number) => boolean): number | Promise<number> {
+  const one = (i: number): number | undefined => {
+    try {
+      return step(i) ? undefined : i;
+    } catch (err) {
+      if (!(err instanceof GuestFault)) throw err;
+      return i;
     }
-    return to;
   };
-  if (end - start <= perTurn) return some(start);
-  return (async () => {
-    for (let from = start; ; ) {
-      const done = some(from);
-      if (done < Math.min(end, from + perTurn) || done === end) return done;
-      from = done;
-      await nextTurn();
-    }
-  })();
+  return inSlices(d, start, end, one, end);
 }
 
 function entryAt(list: bigint, i: number): bigint {
@@ -134,7 +119,7 @@ function reservation(d: XenDomain, c: HypercallCall, cmd: number, start: number)
   try {
     r = readReservation(c.guest.view(arg64(c, 1), XenMemoryReservation.size));
   } catch (err) {
-    if ((err as Error).name !== 'GuestFault') throw err;
+    if (!(err instanceof GuestFault)) throw err;
     return start;
   }
   if (r.nr > MAX_EXTENTS || BigInt(start) >= r.nr) return start;
@@ -143,16 +128,16 @@ function reservation(d: XenDomain, c: HypercallCall, cmd: number, start: number)
   const end = Number(r.nr);
   switch (cmd) {
     case XENMEM.XENMEM_decrease_reservation:
-      return eachExtent(start, end, r.order, (i) => decrease(d, c, r, i));
+      return eachExtent(d, start, end, (i) => decrease(d, c, r, i));
     case XENMEM.XENMEM_populate_physmap:
-      return eachExtent(start, end, r.order, (i) => populate(d, c, r, i, true));
+      return eachExtent(d, start, end, (i) => populate(d, c, r, i, true));
     default:
-      return eachExtent(start, end, r.order, (i) => populate(d, c, r, i, false));
+      return eachExtent(d, start, end, (i) => populate(d, c, r, i, false));
   }
 }
 
 /** XENMEM_exchange: gives `in` extents up and gets `out` extents for them, chunk by chunk. */
-function exchange(d: XenDomain, c: HypercallCall): number {
+function exchange(d: XenDomain, c: HypercallCall): number | Promise<number> {
   const arg = arg64(c, 1);
   const view = c.guest.view(arg, XenMemoryExchange.size);
   const input = readReservation(view, XenMemoryExchange.offsetOf('in'));
@@ -171,16 +156,24 @@ function exchange(d: XenDomain, c: HypercallCall): number {
   const outPerChunk = 2 ** (order - output.order);
   const chunks = Number(input.nr) / inPerChunk;
   if (!Number.isInteger(chunks) || Number(exchanged) % inPerChunk !== 0) return -E.XEN_EINVAL;
-  let result = 0;
-  try {
-    for (let chunk = Number(exchanged) / inPerChunk; chunk < chunks && result === 0; chunk++) {
-      result = exchangeChunk(d, c, input, output, chunk * inPerChunk, inPerChunk, chunk * outPerChunk, outPerChunk);
-      if (result === 0) exchanged += BigInt(inPerChunk);
-    }
-  } finally {
+  const report = (result: number): number => {
     c.guest.writeU64(arg + BigInt(XenMemoryExchange.offsetOf('nr_exchanged')), exchanged);
-  }
-  return result;
+    return result;
+  };
+  const one = (chunk: number): number | undefined => {
+    let result: number;
+    try {
+      result = exchangeChunk(d, c, input, output, chunk * inPerChunk, inPerChunk, chunk * outPerChunk, outPerChunk);
+    } catch (err) {
+      if (!(err instanceof GuestFault)) throw err;
+      result = -E.XEN_EFAULT;
+    }
+    if (result !== 0) return result;
+    exchanged += BigInt(inPerChunk);
+    return undefined;
+  };
+  const result = inSlices(d, Number(exchanged) / inPerChunk, chunks, one, 0);
+  return typeof result === 'number' ? report(result) : result.then(report);
 }
 
 function exchangeChunk(
@@ -264,8 +257,7 @@ function selfOnly(d: XenDomain, c: HypercallCall, size: number): number {
 }
 
 function maximumGpfn(d: XenDomain): bigint {
-  const shared = Number(d.trap.getDomain('shared_info_gpa'));
-  const maxPfn = d.memory.load64(shared + SharedInfo.offsetOf('arch'));
+  const maxPfn = d.memory.load64(d.sharedInfoGpa + SharedInfo.offsetOf('arch'));
   return maxPfn === 0n ? 0n : BigInt.asIntN(64, maxPfn - 1n);
 }
 

@@ -75,7 +75,7 @@ export function initialiseVcpu(d: XenDomain, c: HypercallCall, vcpu: number): nu
   const v = c.guest.view(arg64(c, 2), Ctx.size);
   if (trap.getVp(vcpu, 'initialised') !== 0) return -E.XEN_EEXIST;
   if (!isValid(v)) return -E.XEN_EINVAL;
-  const types = new PageTypes(d);
+  const types = new PageTypes(d, c);
   const gdtPages = Number((Ctx.get.gdt_ents(v, 0) + 511n) / 512n);
   const taken: number[] = [];
   const take = (mfn: bigint, type: number): boolean => {

@@ -6,7 +6,7 @@
  * is mapped at the address, as under Xen; it is then just not written. vcpu_info must be 8-aligned here. VCPUOP_down on
  * oneself is answered when another vCPU says VCPUOP_up.
  */
-import { TRAP_EFFECT, TrapVp } from '../../../abi/trap';
+import { TRAP_EFFECT, TRAP_FI, TrapVp } from '../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
 import { VcpuTimeInfo } from '../../../abi/xen/pvclock';
 import { RUNSTATE, VcpuRunstateInfo } from '../../../abi/xen/runstate';
@@ -15,6 +15,7 @@ import { VCPUOP, VcpuRegisterRunstateMemoryArea, VcpuRegisterVcpuInfo } from '..
 import { VcpuInfo } from '../../../abi/xen/vcpu-info';
 import { PAGE_SIZE } from '../domain-memory';
 import { GuestFault, isGuestAddress } from '../guest-virtual';
+import { PageTypes } from '../page-types';
 import type { XenDomain } from '../xen-domain';
 import { arg32, arg64, type Handler, type HypercallCall, type HypercallResult } from './call';
 import { setPeriodicTimer, setSingleshotTimer, stopPeriodicTimer, stopSingleshotTimer } from './hot/timers';
@@ -111,7 +112,9 @@ function registerVcpuInfo(d: XenDomain, c: HypercallCall, vcpu: number): number 
   if (offset > PAGE_SIZE - VcpuInfo.size || (offset & 7) !== 0) return -E.XEN_ENXIO;
   if (d.vcpuInfoRegistered.has(vcpu)) return -E.XEN_EINVAL;
   if (vcpu !== c.vcpu && isUp(d, vcpu)) return -E.XEN_EINVAL;
-  if (mfn >= BigInt(d.frames.nrFrames) || !d.frames.isWritablePage(Number(mfn))) return -E.XEN_EINVAL;
+  // Held for good: a page that is written without asking must not become a page table.
+  if (mfn >= BigInt(d.frames.nrFrames)) return -E.XEN_EINVAL;
+  if (new PageTypes(d, c).get(Number(mfn), TRAP_FI.TRAP_FI_WRITABLE) !== 0) return -E.XEN_EINVAL;
   const to = Number(mfn) * PAGE_SIZE + offset;
   const from = d.vcpuInfoGpa(vcpu);
   if (from !== 0 && d.memory.isRam(from, VcpuInfo.size)) {
@@ -120,7 +123,7 @@ function registerVcpuInfo(d: XenDomain, c: HypercallCall, vcpu: number): number 
     d.memory.fill(to, VcpuInfo.size, 0);
     d.memory.setU8(to + VcpuInfo.offsetOf('evtchn_upcall_mask'), 1);
   }
-  d.trap.setVp(vcpu, 'vcpu_info_gpa', BigInt(to));
+  d.setVcpuInfo(vcpu, to);
   d.vcpuInfoRegistered.add(vcpu);
   // Whatever was raised meanwhile is not lost: the guest scans everything once.
   d.memory.store64(to + VcpuInfo.offsetOf('evtchn_pending_sel'), 0xffff_ffff_ffff_ffffn);

@@ -12,7 +12,7 @@ import { XENNMI, XennmiCallback } from '../../../../abi/xen/nmi';
 import { TrapInfo } from '../../../../abi/xen/trap-info';
 import { isCanonical } from '../../guest-virtual';
 import type { XenDomain } from '../../xen-domain';
-import { arg32, arg64, type Handler } from '../call';
+import { arg32, arg64, type Handler, inSlices } from '../call';
 
 /** A table without its end mark is given up after this many entries. */
 const MAX_TRAP_ENTRIES = 0x10000;
@@ -23,15 +23,16 @@ export const setTrapTable: Handler = (d, c) => {
     for (let vector = 0; vector < 256; vector++) d.trap.setHandler(c.vcpu, vector, 0n, 0, 0);
     return 0;
   }
-  for (let i = 0; i < MAX_TRAP_ENTRIES; i++) {
+  const one = (i: number): number | undefined => {
     const view = c.guest.view(BigInt.asUintN(64, table + BigInt(i * TrapInfo.size)), TrapInfo.size);
     const address = TrapInfo.get.address(view, 0);
     if (address === 0n) return 0;
     if (!isCanonical(address)) return -E.XEN_EINVAL;
     const { vector, flags, cs } = TrapInfo.get;
     d.trap.setHandler(c.vcpu, vector(view, 0), address, flags(view, 0), cs(view, 0));
-  }
-  return -E.XEN_EINVAL;
+    return undefined;
+  };
+  return inSlices(d, 0, MAX_TRAP_ENTRIES, one, -E.XEN_EINVAL);
 };
 
 const TYPES: readonly number[] = [

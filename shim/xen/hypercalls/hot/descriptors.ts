@@ -23,7 +23,7 @@ const LDT_ENTRY = 16;
 /** Unmaps the LDT pages that the module has mapped as they were touched, and drops their references. */
 export function dropLdtWindow(d: XenDomain, types: PageTypes, vcpu: number): void {
   if (d.trap.getVp(vcpu, 'ldt_ents') === 0) return;
-  const window = Number(d.trap.getDomain('perdomain_l1_gpa')) + vcpu * WINDOW_ENTRIES * 8;
+  const window = d.perdomainL1Gpa + vcpu * WINDOW_ENTRIES * 8;
   for (let i = LDT_ENTRY; i < WINDOW_ENTRIES; i++) {
     const entry = d.memory.load64(window + i * 8);
     if (entry === 0n) continue;

@@ -65,7 +65,7 @@ function leaveLastQueue(d: XenDomain, port: number, vcpu: number, priority: numb
 /** Links an unmasked, pending FIFO event into its queue unless it is linked. */
 function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priority: number): void {
   if ((d.memory.or32(word, BIT_LINKED) & BIT_LINKED) !== 0) return;
-  const control = Number(d.trap.getVp(vcpu, 'fifo_control_gpa'));
+  const control = d.evtchn.fifoControl(vcpu);
   if (control === 0) {
     d.memory.and32(word, ~BIT_LINKED);
     return;
@@ -94,7 +94,7 @@ function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priori
 
 function raiseFifo(d: XenDomain, port: number, vcpu: number, priority: number): void {
   const word = d.evtchn.fifoWord(port);
-  if (word === undefined || d.trap.getVp(vcpu, 'fifo_control_gpa') === 0n) {
+  if (word === undefined || d.evtchn.fifoControl(vcpu) === 0) {
     d.trap.orDomain('early_pending', port >> 6, 1n << BigInt(port & 63));
     return;
   }

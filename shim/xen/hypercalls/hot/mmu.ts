@@ -18,15 +18,15 @@ import { GuestFault, isGuestAddress } from '../../guest-virtual';
 import { storeEntry } from '../../page-entries';
 import { PageTypes } from '../../page-types';
 import type { XenDomain } from '../../xen-domain';
-import { arg32, arg64, type Handler, type HypercallCall } from '../call';
+import { arg32, arg64, type Handler, type HypercallCall, inSlices } from '../call';
 import { dropLdtWindow } from './descriptors';
 
 const PREEMPTED = 0x8000_0000;
 const MAX_LDT_ENTRIES = 8192;
 /** Requests copied in at once, as the module does: one that changes those behind it changes the next lot only. */
 const AT_ONCE = 32;
-/** Requests of one call are answered in one go; a guest that sends more than this is told so by its `done` count. */
-const MAX_REQUESTS = 1 << 20;
+/** Lots that are answered in one turn whatever the time. */
+const LOTS_AT_ONCE = 16;
 
 function checkDomain(d: XenDomain, domid: number): number {
   return domid === DOMID.DOMID_SELF || domid === d.domid ? 0 : -E.XEN_ESRCH;
@@ -44,7 +44,13 @@ function readRequests(c: HypercallCall, list: bigint, size: number, count: numbe
 }
 
 /** Runs `one` for each element of a guest array, stops at the first error, and tells the guest how far it came. */
-function batch(c: HypercallCall, size: number, check: () => number, one: (view: DataView) => number): number {
+function batch(
+  d: XenDomain,
+  c: HypercallCall,
+  size: number,
+  check: () => number,
+  one: (view: DataView) => number,
+): number | Promise<number> {
   const [list, nr, donePointer] = [arg64(c, 0), arg32(c, 1), arg64(c, 2)];
   const count = nr & ~PREEMPTED & 0x7fff_ffff;
   let before = 0;
@@ -58,29 +64,34 @@ function batch(c: HypercallCall, size: number, check: () => number, one: (view: 
   const end = list + BigInt(count) * BigInt(size);
   const crosses = list < 0x8000_0000_0000n && end > 0x8000_0000_0000n;
   if (!isGuestAddress(list) || end > 1n << 64n || crosses) return -E.XEN_EFAULT;
-  let rc = check();
-  if (rc !== 0) return rc;
+  const refused = check();
+  if (refused !== 0) return refused;
   let done = 0;
-  while (done < Math.min(count, MAX_REQUESTS) && rc === 0) {
+  const some = (): number | undefined => {
+    if (done >= count) return 0;
     const requests = readRequests(c, list + BigInt(done * size), size, Math.min(count - done, AT_ONCE));
     const root = c.guest.l4;
-    if (requests.length === 0) rc = -E.XEN_EFAULT;
+    if (requests.length === 0) return -E.XEN_EFAULT;
     for (const request of requests) {
-      rc = one(request);
-      if (rc !== 0) break;
+      const rc = one(request);
+      if (rc !== 0) return rc;
       done++;
       if (c.guest.l4 !== root) break; // What follows is read through the new root.
     }
-  }
-  if (donePointer !== 0n) {
+    return undefined;
+  };
+  const report = (rc: number): number => {
+    if (donePointer === 0n) return rc;
     try {
       c.guest.writeU32(donePointer, (before + done) >>> 0);
     } catch (err) {
       // A bad pointer is the guest's loss.
       if (!(err instanceof GuestFault)) throw err;
     }
-  }
-  return rc;
+    return rc;
+  };
+  const rc = inSlices(d, 0, count + 1, some, 0, LOTS_AT_ONCE);
+  return typeof rc === 'number' ? report(rc) : rc.then(report);
 }
 
 function frameOf(d: XenDomain, address: bigint): number | undefined {
@@ -95,7 +106,7 @@ export const mmuUpdate: Handler = (d, c) => {
     if (tableOwner !== 0 && tableOwner - 1 !== d.domid) return -E.XEN_ESRCH;
     return checkDomain(d, foreign & 0xffff);
   };
-  return batch(c, MmuUpdate.size, check, (view) => {
+  return batch(d, c, MmuUpdate.size, check, (view) => {
     const ptr = MmuUpdate.get.ptr(view, 0);
     const value = MmuUpdate.get.val(view, 0);
     const mfn = frameOf(d, ptr);
@@ -261,6 +272,7 @@ function oneExtended(d: XenDomain, c: HypercallCall, view: DataView): number {
 
 export const mmuextOp: Handler = (d, c) =>
   batch(
+    d,
     c,
     MmuextOp.size,
     () => checkDomain(d, arg32(c, 3)),
