@@ -3,7 +3,14 @@
  * `npm test`: works straight after a clone. Installs what is missing, builds, runs the suites named on the command
  * line (unit, conformance, e2e; all by default), and ends with one line of totals.
  */
-import { buildPackages, conformancePackages, ensureApt, ensureNodeModules, runPackages } from './lib/ensure.mjs';
+import {
+  buildPackages,
+  conformancePackages,
+  e2ePackages,
+  ensureApt,
+  ensureNodeModules,
+  runPackages,
+} from './lib/ensure.mjs';
 import { noTests, runSuite, totalLine } from './lib/jest.mjs';
 import { run, runMain } from './lib/progress.mjs';
 
@@ -12,7 +19,8 @@ const suites = ['unit', 'conformance', 'e2e'];
 runMain(async () => {
   const asked = process.argv.slice(2).filter((argument) => suites.includes(argument));
   const chosen = asked.length > 0 ? asked : suites;
-  await ensureApt([...buildPackages, ...runPackages, ...(chosen.includes('conformance') ? conformancePackages : [])]);
+  const more = { conformance: conformancePackages, e2e: e2ePackages };
+  await ensureApt([...buildPackages, ...runPackages, ...chosen.flatMap((suite) => more[suite] ?? [])]);
   await ensureNodeModules();
   run(process.execPath, ['scripts/build.mjs']);
   const total = { ...noTests };

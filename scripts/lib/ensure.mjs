@@ -51,12 +51,16 @@ function kernelHeadersPackage() {
   return match === null ? undefined : `${match[1]}-common`;
 }
 
+let hasAgreed = false;
+
+/** Asks once in a run, before the first thing that needs root. */
 async function agreed(command) {
-  if (!process.stdin.isTTY || !process.stderr.isTTY || process.env.CI) return true;
+  if (hasAgreed || !process.stdin.isTTY || !process.stderr.isTTY || process.env.CI) return true;
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const answer = await terminal.question(`xenlighten: run '${command}' now? [Y/n] `);
   terminal.close();
-  return !/^n/i.test(answer.trim());
+  hasAgreed = !/^n/i.test(answer.trim());
+  return hasAgreed;
 }
 
 let indexUpdated = false;
@@ -92,11 +96,13 @@ export async function ensureApt(names) {
   }
   const missing = names.filter((name) => (name === 'linux-headers-common' ? !haveKernelHeaders() : !installed(name)));
   if (missing.length === 0) return;
+  const why = `these packages are needed: ${missing.join(' ')}`;
+  const asRoot = process.getuid?.() === 0;
+  if (!(await agreed(`${asRoot ? '' : 'sudo '}apt-get install ${missing.join(' ')}`))) fail(why);
   await updateIndex();
   const resolved = missing.map((name) => (name === 'linux-headers-common' ? kernelHeadersPackage() : name));
   const wanted = resolved.filter((name) => name !== undefined);
   say(`installing ${wanted.join(' ')} (apt-get install)`);
-  const why = `these packages are needed: ${wanted.join(' ')}`;
   await timed('apt-get install', () => aptGet(['install', '-y', '--no-install-recommends', ...wanted], why));
 }
 
@@ -106,6 +112,8 @@ function haveKernelHeaders() {
 
 /** What the build needs, and what QEMU-based commands need besides. */
 export const buildPackages = ['gcc', 'libc6-dev', 'binutils', 'make'];
+/** For the end-to-end tests: the PV test kernel is compiled with Xen's headers. */
+export const e2ePackages = ['libxen-dev'];
 export const runPackages = ['qemu-system-x86', 'busybox-static'];
 export const conformancePackages = [
   'libxen-dev',

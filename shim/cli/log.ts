@@ -1,7 +1,7 @@
 /** The command line's logger: pino on stderr, for people (pino-pretty) on a terminal, as JSON lines elsewhere. */
 import { isatty } from 'node:tty';
 import pino, { type Logger } from 'pino';
-import pretty from 'pino-pretty';
+import type { PrettyOptions, PrettyStream } from 'pino-pretty';
 import { UsageError } from '../errors';
 
 const STDERR = 2;
@@ -20,7 +20,19 @@ export function createLogger(asked: string | undefined, env: NodeJS.ProcessEnv =
   }
   // Synchronous: the last lines before an exit must not be lost.
   const stream = isatty(STDERR)
-    ? pretty({ destination: STDERR, sync: true, colorize: true, ignore: 'pid,hostname', translateTime: 'HH:MM:ss.l' })
+    ? prettyStream({
+        destination: STDERR,
+        sync: true,
+        colorize: true,
+        ignore: 'pid,hostname',
+        translateTime: 'HH:MM:ss.l',
+      })
     : pino.destination({ dest: STDERR, sync: true });
   return pino({ level, base: null }, stream);
+}
+
+/** Loaded only where it is used: it takes longer to load than everything else of a command. */
+function prettyStream(options: PrettyOptions): PrettyStream {
+  const { build } = require('pino-pretty') as typeof import('pino-pretty');
+  return build(options);
 }

@@ -1,7 +1,7 @@
 /**
  * `xenlighten run`: boots a guest, with its console on stdin and stdout.
  */
-import { writeFile } from 'node:fs/promises';
+import { open, rm, writeFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { parseColdList } from '../domain/cold';
 
@@ -89,15 +89,18 @@ function runOptions(args: Arguments, uniqueName: boolean): RunOptions {
   };
 }
 
-/** Makes sure, before the guest starts, that a file can be written. */
-async function claim(option: string, file: string): Promise<void> {
-  await writeFile(file, '').catch((error: NodeJS.ErrnoException) => {
-    throw new UsageError('cannot write', {
-      file: `--${option}`,
-      found: `${file}: ${error.code ?? error.message}`,
-      wanted: 'a file that can be written',
-    });
-  });
+/** Makes sure, before the guest starts, that a file can be written. True if it was not there before. */
+async function claim(option: string, file: string): Promise<boolean> {
+  try {
+    const handle = await open(file, 'a');
+    const { size } = await handle.stat();
+    await handle.close();
+    return size === 0;
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const found = `${file}: ${code ?? message}`;
+    throw new UsageError('cannot write', { file: `--${option}`, found, wanted: 'a file that can be written' });
+  }
 }
 
 export async function run(args: Arguments): Promise<number> {
@@ -110,7 +113,7 @@ export async function run(args: Arguments): Promise<number> {
   // A name that nobody chose must not keep a second guest of the same kernel from running.
   const options = runOptions(args, asked.name === undefined);
   const statsFile = args.text('stats');
-  if (statsFile !== undefined) await claim('stats', statsFile);
+  let unused = statsFile !== undefined && (await claim('stats', statsFile)) ? statsFile : undefined;
 
   const stop = interruptions();
   let terminal: Terminal | undefined;
@@ -123,12 +126,12 @@ export async function run(args: Arguments): Promise<number> {
         return { input: terminal.input, output: process.stdout };
       },
       onCrash: (report) => {
-        terminal?.close();
         process.stderr.write(`\n${report}\n`);
       },
     });
     terminal?.close();
     if (statsFile !== undefined && outcome.stats !== undefined) {
+      unused = undefined;
       await writeFile(statsFile, `${JSON.stringify(outcome.stats, undefined, 2)}\n`);
     }
     if (outcome.message !== undefined) complain(outcome.message);
@@ -136,5 +139,7 @@ export async function run(args: Arguments): Promise<number> {
   } finally {
     terminal?.close();
     stop.close();
+    // A file that was made for statistics which never came.
+    if (unused !== undefined) await rm(unused, { force: true });
   }
 }

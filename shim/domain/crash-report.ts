@@ -40,6 +40,8 @@ export interface CrashInput {
   readonly userMode: boolean;
   readonly kernelL4: number;
   readonly vp: Buffer;
+  /** The engine's or our own code's failure, in words, when it was not the guest that crashed. */
+  readonly failure?: string | undefined;
 }
 
 export interface StackWord {
@@ -176,8 +178,26 @@ export function captureCrash(
   };
 }
 
+/** Reasons that no guest can cause. */
+const OURS: ReadonlySet<number> = new Set([
+  TRAP_CRASH.TRAP_CRASH_MODULE_FAULT,
+  TRAP_CRASH.TRAP_CRASH_ASSERT,
+  TRAP_CRASH.TRAP_CRASH_BOOT,
+]);
+
+function isOurs(crash: CrashInput): boolean {
+  return crash.failure !== undefined || OURS.has(crash.reason);
+}
+
+function sentence(text: string): string {
+  const words = text === '' ? 'the trap module failed' : text;
+  return `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
+}
+
 /** What happened, in one or two sentences. */
 export function crashCause(crash: CrashInput, words?: string): string {
+  if (isOurs(crash))
+    return `${sentence(crash.failure ?? crash.text)} This is a bug in xenlighten, not in the guest: please report it.`;
   const mode = crash.userMode ? 'user' : 'kernel';
   const said = crash.text === '' ? '' : ` (${crash.text})`;
   switch (crash.reason) {
@@ -204,11 +224,6 @@ export function crashCause(crash: CrashInput, words?: string): string {
       return `A segment register could not be loaded, and the guest has set no failsafe callback${said}.`;
     case TRAP_CRASH.TRAP_CRASH_DOUBLE_FAULT:
       return `Double fault in the guest: an exception could not be delivered${said}.`;
-    case TRAP_CRASH.TRAP_CRASH_MODULE_FAULT:
-    case TRAP_CRASH.TRAP_CRASH_ASSERT:
-      return `The trap module itself failed${said}. This is a bug in xenlighten, not in the guest: please report it.`;
-    case TRAP_CRASH.TRAP_CRASH_BOOT:
-      return `The trap module could not start the guest${said}. This is a bug in xenlighten, not in the guest: please report it.`;
     default:
       return `The trap module stopped the guest for the unknown reason ${crash.reason}${said}.`;
   }
@@ -286,7 +301,11 @@ export function formatCrash(capture: CrashCapture, symbols: SymbolFormatter | un
   };
   const reg = (n: RegisterName): bigint => register(vp, n);
   const lines: string[] = [];
-  lines.push(`Guest crash on vCPU ${crash.vcpu}`, `  ${crashCause(crash, capture.lastWords)}`, '');
+  lines.push(
+    `${isOurs(crash) ? 'Failure of xenlighten' : 'Guest crash'} on vCPU ${crash.vcpu}`,
+    `  ${crashCause(crash, capture.lastWords)}`,
+    '',
+  );
 
   lines.push(`Registers (guest ${crash.userMode ? 'user' : 'kernel'} mode)`);
   lines.push(`  rip ${hex(reg('cs')).padStart(4, '0')}:${hex64(reg('rip'))}${name(reg('rip'))}`);

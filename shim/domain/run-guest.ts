@@ -109,7 +109,8 @@ async function live(
     const crash = crashOf(end);
     if (crash === undefined) return;
     const history = Buffer.from(domain.console.history.bytes()).toString('latin1');
-    capture = captureCrash(crash, domain.partition.memory, textRanges(domain), history);
+    const failure = end.kind === 'failed' ? end.message : undefined;
+    capture = captureCrash({ ...crash, failure }, domain.partition.memory, textRanges(domain), history);
   };
   const { input, output } = hooks.console();
   if (output !== undefined) domain.console.attachOutput(output);

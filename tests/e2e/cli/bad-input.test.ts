@@ -278,7 +278,7 @@ describe('a host without what is needed', () => {
     mkdirSync(empty);
     const run = new Xenlighten(['run', '--name', name, '--kernel', good, '--memory', '64'], { env: { PATH: empty } });
     expect((await run.ended).status).toBe(2);
-    expect(run.stderr).toMatch(
+    expect(run.complaints).toMatch(
       /^xenlighten: qemu-system-x86_64 is not in PATH: install it with 'apt-get install qemu-system-x86'\n$/,
     );
     expect(await leftovers(name)).toEqual([]);

@@ -44,6 +44,11 @@ export class Xenlighten {
     });
   }
 
+  /** stderr without what a busy machine adds to it. */
+  get complaints(): string {
+    return this.stderr.replaceAll(/^\{[^\n]*"the event loop was held up"[^\n]*\n/gm, '');
+  }
+
   get pid(): number {
     return this.child.pid ?? -1;
   }
@@ -92,11 +97,11 @@ export async function endAll(): Promise<void> {
   }
 }
 
-/** Runs the command to its end. */
+/** Runs the command to its end; stderr without what a busy machine adds to it. */
 export async function xenlighten(...args: string[]): Promise<Ended & { stdout: string; stderr: string }> {
   const run = new Xenlighten(args);
   const ended = await run.ended;
-  return { ...ended, stdout: run.stdout, stderr: run.stderr };
+  return { ...ended, stdout: run.stdout, stderr: run.complaints };
 }
 
 let counter = 0;

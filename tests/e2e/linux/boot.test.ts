@@ -90,7 +90,7 @@ test.each(BOOTS)(
     expect(guest.stdout).toContain('echo typed$((6*7))back');
     guest.type('poweroff -f\n');
     expect(await guest.ended).toEqual({ status: 0, signal: null });
-    expect(guest.stderr).toBe('');
+    expect(guest.complaints).toBe('');
 
     const stats = JSON.parse(readFileSync(statsFile, 'utf8')) as Stats;
     rmSync(statsFile);

@@ -146,13 +146,18 @@ test.each([
     /kernel stack could not take an exception frame.*\(at 0\)/,
   ],
   [{ reason: TRAP_CRASH.TRAP_CRASH_RPL }, /start it with --guest-ring 3/],
-  [
-    { reason: TRAP_CRASH.TRAP_CRASH_MODULE_FAULT, text: '#PF' },
-    /trap module itself failed \(#PF\)\. This is a bug in xenlighten/,
-  ],
+  [{ reason: TRAP_CRASH.TRAP_CRASH_MODULE_FAULT, text: '#PF' }, /^#PF\. This is a bug in xenlighten, not in the guest/],
   [{ reason: 77 }, /unknown reason 77/],
   [{ reason: TRAP_CRASH.TRAP_CRASH_NONE }, /reported that it crashed/],
 ])('the cause in words: %o', (over, wanted) => expect(crashCause(crash(over))).toMatch(wanted));
+
+test('a failure of the engine is ours, whatever the block says', () => {
+  const input = crash({ failure: 'a virtual processor shut down by a triple fault' });
+  const text = formatCrash(captureCrash(input, new PlainMemory().domain, [], ''), undefined);
+  expect(text).toMatch(
+    /^Failure of xenlighten on vCPU 0\n {2}A virtual processor shut down by a triple fault\. This is a bug/,
+  );
+});
 
 test('every reason that the trap module has is named', () => {
   for (const reason of Object.values(TRAP_CRASH)) expect(crashCause(crash({ reason }))).not.toMatch(/unknown reason/);
@@ -178,7 +183,7 @@ test('whatever guest memory and the block hold, there is a report', () => {
         const input = crash({ kernelL4: l4, vp: randomBytes(TrapVp.size) });
         setRegister(new DataView(input.vp.buffer, input.vp.byteOffset), 'rsp', sp);
         const text = formatCrash(captureCrash(input, memory.domain, [{ start: 0n, end: 1n << 64n }], ''), undefined);
-        expect(text).toMatch(/^Guest crash on vCPU 0\n[\x20-\x7e\n]*$/);
+        expect(text).toMatch(/^(Guest crash|Failure of xenlighten) on vCPU 0\n[\x20-\x7e\n]*$/);
       },
     ),
     { numRuns: 30 },
