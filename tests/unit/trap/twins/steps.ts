@@ -67,24 +67,26 @@ interface Call {
 const vcpu = fc.constantFrom(0, 0, 0, 1);
 
 function call(arbitrary: fc.Arbitrary<Call>): fc.Arbitrary<Step> {
-  return fc.tuple(arbitrary, vcpu).map(([c, v]) => {
-    const memory = new Uint8Array(2 * PAGE);
-    memory.set(little(c.words ?? []));
-    memory.set(little([c.out ?? 5n]), Number(OUT_VA - ARGUMENTS_VA));
-    const args = c.args.map((arg) => BigInt.asUintN(64, BigInt(arg)));
-    while (args.length < 6) args.push(0n);
-    return {
-      kind: 'call',
-      vcpu: v,
-      nr: HYPERCALLS[c.name].number,
-      args,
-      memory,
-      text: `${c.name}(${args
-        .map(hex)
-        .join(', ')
-        .replace(/(, 0x0)+$/, '')})${v ? ' on vCPU 1' : ''}: ${c.text}`,
-    };
-  });
+  return fc.tuple(arbitrary, vcpu).map(([c, v]) => callOn(c, v));
+}
+
+function callOn(c: Call, v: number): Step {
+  const memory = new Uint8Array(2 * PAGE);
+  memory.set(little(c.words ?? []));
+  memory.set(little([c.out ?? 5n]), Number(OUT_VA - ARGUMENTS_VA));
+  const args = c.args.map((arg) => BigInt.asUintN(64, BigInt(arg)));
+  while (args.length < 6) args.push(0n);
+  return {
+    kind: 'call',
+    vcpu: v,
+    nr: HYPERCALLS[c.name].number,
+    args,
+    memory,
+    text: `${c.name}(${args
+      .map(hex)
+      .join(', ')
+      .replace(/(, 0x0)+$/, '')})${v ? ' on vCPU 1' : ''}: ${c.text}`,
+  };
 }
 
 function weighted<T>(...choices: readonly (readonly [number, fc.Arbitrary<T>])[]): fc.Arbitrary<T> {
@@ -215,6 +217,18 @@ const update: fc.Arbitrary<Update> = weighted(
           text: `${frameName(mfn(upper))}[${at}] = ${frameName(lower)}|user`,
         };
       }),
+  ],
+  [
+    3, // A table into one of its own level ("linear page tables").
+    fc.tuple(fitting, fitting, of(3, 4), of(0, 0, 0, 1, 2)).map(([[from, level], [to], at, what]) => {
+      const same = LEVELS.filter(([, l]) => l === level).map(([pfn]) => pfn);
+      const target = same[to % same.length] as number;
+      return {
+        ptr: (BigInt(mfn(from)) << 12n) | BigInt(at * 8),
+        value: what === 2 ? 0n : (BigInt(mfn(target)) << 12n) | (what === 1 ? user : user & ~RW),
+        text: `${frameName(mfn(from))}[${at}] = ${what === 2 ? '0' : `${frameName(mfn(target))}|linear${what === 1 ? ' RW' : ''}`}`,
+      };
+    }),
   ],
   [
     2, // The mapping of a table in the first tree: what makes it refusable.
@@ -534,7 +548,8 @@ const vcpuOp = fc
 // --- events ----------------------------------------------------------------------------------------------------------
 
 const port = weighted<number>(
-  [12, fc.integer({ min: 0, max: 12 })],
+  [8, fc.integer({ min: 4, max: 9 })],
+  [4, fc.integer({ min: 0, max: 12 })],
   [1, of(63, 64, 65, 127, 1023, 1024, 4095, 4096, 0x20000, 0xffffffff)],
 );
 const vcpuId = of(0, 0, 1, 1, 2);
@@ -571,10 +586,7 @@ const arrangement: fc.Arbitrary<Call> = weighted(
   ],
   [2, port.map((p) => event('EVTCHNOP_close', BigInt(p)))],
   [2, fc.tuple(port, vcpuId).map(([p, v]) => event('EVTCHNOP_bind_vcpu', pair(p, v)))],
-  [
-    2,
-    fc.tuple(port, fc.integer({ min: 0, max: 16 })).map(([p, prio]) => event('EVTCHNOP_set_priority', pair(p, prio))),
-  ],
+  [2, fc.tuple(port, of(0, 1, 7, 15, 16)).map(([p, prio]) => event('EVTCHNOP_set_priority', pair(p, prio)))],
   [
     3,
     fc
@@ -682,6 +694,41 @@ const multicall = fc
       text: calls.map((c) => `${c.name} ${c.args.map((a) => hex(BigInt(a))).join(', ')} (${c.text})`).join('; '),
     }),
   );
+
+// --- what comes before a sequence ------------------------------------------------------------------------------------
+
+const fixed = (...calls: readonly Call[]): readonly Step[] => calls.map((c) => callOn(c, 0));
+/** Ports 4 to 9: a pair of the guest's own, an interrupt of each vCPU between them, timers. */
+const PORTS = [
+  event('EVTCHNOP_alloc_unbound', BigInt(DOMID.DOMID_SELF) | (BigInt(DOMID.DOMID_SELF) << 16n)),
+  event('EVTCHNOP_bind_interdomain', pair(DOMID.DOMID_SELF, 4), 0n),
+  event('EVTCHNOP_bind_ipi', 0n),
+  event('EVTCHNOP_bind_ipi', 1n),
+  event('EVTCHNOP_bind_virq', pair(VIRQ.VIRQ_TIMER, 0), 0n),
+  event('EVTCHNOP_bind_virq', pair(VIRQ.VIRQ_TIMER, 1), 0n),
+];
+const FIFO = [
+  event('EVTCHNOP_init_control', BigInt(mfn(PFN.fifoControl)), pair(0, 0), 0n),
+  event('EVTCHNOP_init_control', BigInt(mfn(PFN.fifoControl)), pair(128, 1), 0n),
+  event('EVTCHNOP_expand_array', BigInt(mfn(PFN.fifoArray))),
+];
+export const WITHOUT: readonly (readonly Step[])[] = [[]];
+export const EVENTS_BEFORE = [fixed(...PORTS), fixed(...FIFO, ...PORTS), fixed(...PORTS, ...FIFO)];
+const one = (op: Ext): Call => ({
+  name: 'mmuext_op',
+  args: [ARGUMENTS_VA, 1, 0, DOMID.DOMID_SELF],
+  words: op.words,
+  text: op.text,
+});
+const on = (cmd: number, pfn: number): Call => one(ext(cmd, BigInt(mfn(pfn)), 0n, frameName(mfn(pfn))));
+const PINS = [on(MMUEXT.MMUEXT_PIN_L4_TABLE, PFN.l4b), on(MMUEXT.MMUEXT_PIN_L4_TABLE, PFN.l4c)];
+export const TABLES_BEFORE = [
+  [],
+  fixed(...PINS),
+  fixed(...PINS, on(MMUEXT.MMUEXT_NEW_BASEPTR, PFN.l4b), on(MMUEXT.MMUEXT_NEW_USER_BASEPTR, PFN.l4c)),
+  fixed(on(MMUEXT.MMUEXT_NEW_USER_BASEPTR, PFN.l4a), on(MMUEXT.MMUEXT_NEW_BASEPTR, PFN.l4b)),
+  fixed(...PINS, ...[PFN.l4b, PFN.l4a].map((pfn) => on(MMUEXT.MMUEXT_NEW_BASEPTR, pfn))),
+];
 
 export const PAGE_TABLES = weighted<Step>(
   [6, call(mmuUpdate)],
