@@ -398,7 +398,7 @@ enum decode_result decode_insn(struct vp *vp, const struct trap_regs *regs, stru
     insn->seg = SEG_DEFAULT;
     insn->long_mode = selector_is_long(vp, (u32)regs->cs, &base, &d);
     u64 start = insn->long_mode ? regs->rip : (u32)(base + (u32)regs->rip);
-    insn->avail = (u8)fetch_guest_code(start, insn->bytes, INSN_MAX, &insn->fault_va);
+    insn->avail = (u8)fetch_guest_code(vp, start, insn->bytes, INSN_MAX, &insn->fault_va);
     result = decode_fetched(regs, insn, d);
     /* Longer than any instruction may be, or running into addresses that do not exist: a plain #GP. */
     if (result == DECODE_FAULT && (insn->avail == INSN_MAX || !is_canonical(insn->fault_va)))

@@ -181,17 +181,6 @@ static u64 string_offset(u64 reg, u32 adsize)
     return adsize == 8 ? reg : adsize == 4 ? (u32)reg : (reg & 0xffff);
 }
 
-/* The first byte of [va, va+n) that cannot be read: an access that fails at its end faults there. */
-static u64 faulting_address(u64 va, u32 n)
-{
-    u64 next_page = (va & PAGE_MASK) + PAGE_SIZE;
-    u8 probe;
-
-    if (va + n <= next_page || copy_from_guest(&probe, va, 1))
-        return va;
-    return next_page;
-}
-
 static bool string_io(struct vp *vp, struct trap_regs *regs, const struct insn *insn)
 {
     bool in = insn->opcode <= 0x6d, rep = insn->rep || insn->repne;
@@ -212,8 +201,9 @@ static bool string_io(struct vp *vp, struct trap_regs *regs, const struct insn *
         if (!is_canonical(va))
             return done != 0; /* with work done, the next attempt takes the #GP */
         u32 value = port_read(port, size);
-        if (in ? copy_to_guest(va, &value, size) : copy_from_guest(&value, va, size)) {
-            inject_page_fault(vp, regs, faulting_address(va, size), in ? 2 : 0);
+        u64 fault_va;
+        if (guest_data_access(vp, &value, va, size, in, &fault_va)) {
+            inject_page_fault(vp, regs, fault_va, in ? 2 : 0);
             return true;
         }
         string_advance(index, insn->adsize, step);
@@ -413,7 +403,7 @@ bool emulate_forced(struct vp *vp, struct trap_regs *regs)
 
     insn.long_mode = selector_is_long(vp, (u32)regs->cs, &base, &d);
     u64 start = insn.long_mode ? regs->rip : (u32)(base + (u32)regs->rip);
-    u32 got = fetch_guest_code(start, insn.bytes, sizeof(want), &fault_va);
+    u32 got = fetch_guest_code(vp, start, insn.bytes, sizeof(want), &fault_va);
     /* An ordinary ud2 at the end of a page is not a page fault: what is there has to match first. */
     if (got < 5 || memcmp(insn.bytes, want, got))
         return false;

@@ -143,6 +143,23 @@ u64 mm_walk(u64 l4_mfn, u64 va)
     return mm_walk_to_l1(l4_mfn, va, &walk) ? walk.entry : 0;
 }
 
+void *mm_user_byte(struct vp *vp, u64 va, bool write)
+{
+    struct mm_walk walk;
+    const u64 root = guest_ring1() || !vp->s->user_l4 ? vp->s->kernel_l4 : vp->s->user_l4;
+    const u64 need = PTE_US | (write ? PTE_RW : 0), mark = PTE_A | (write ? PTE_D : 0);
+    if (!mm_walk_to_l1(root, va, &walk) || !(walk.entry & PTE_P) || (walk.entry & walk.rights & need) != need ||
+        !mfn_valid(PTE_MFN(walk.entry)))
+        return NULL;
+    if ((walk.entry & mark) != mark) {
+        /* As the processor does it: only in the entry that was looked at. */
+        u64 *pte = (u64 *)mfn_to_va(walk.l1_mfn) + walk.slot, old = walk.entry;
+        if (!__atomic_compare_exchange_n(pte, &old, old | mark, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+            return NULL;
+    }
+    return (u8 *)mfn_to_va(PTE_MFN(walk.entry)) + (va & ~PAGE_MASK);
+}
+
 bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset)
 {
     struct mm_walk walk;

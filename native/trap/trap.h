@@ -310,7 +310,12 @@ long copy_to_guest(u64 va, const void *src, u64 n);
 /* As above without the range check, for addresses already checked; returns bytes NOT copied. */
 u64 raw_copy(void *dst, const void *src, u64 n);
 /* Fetch up to n instruction bytes at va; returns how many could be read (stops at the first fault), and sets *fault_va. */
-u32 fetch_guest_code(u64 va, u8 *buf, u32 n, u64 *fault_va);
+u32 fetch_guest_code(struct vp *vp, u64 va, u8 *buf, u32 n, u64 *fault_va);
+/*
+ * A data access of the instruction being emulated, up to a page, with the rights of the interrupted code: 0, or -EFAULT
+ * and the first byte's address that is out of reach, with nothing copied.
+ */
+long guest_data_access(struct vp *vp, void *buf, u64 va, u32 n, bool write, u64 *fault_va);
 /* Atomic helpers on guest virtual memory, with fix-up; 0 or -EFAULT. */
 long guest_cmpxchg(u64 va, u32 size, u64 *old, u64 new_val);
 /* wrmsr/rdmsr that may fault: 0 or -EFAULT. */
@@ -382,6 +387,8 @@ bool mm_pt_write_target(struct vp *vp, u64 va, u64 *mfn, u32 *offset);
 bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code);
 /* The same for an access on the given root. */
 bool mm_spurious_fault_in(u64 l4_mfn, u64 va, u32 error_code);
+/* Where guest user code finds the byte at va, in the direct map; NULL if it may not read (write) it. Sets A (D). */
+void *mm_user_byte(struct vp *vp, u64 va, bool write);
 /* Walks the given root; returns the L1 entry (or 0 when not mapped at 4 KiB granularity). */
 u64 mm_walk(u64 l4_mfn, u64 va);
 /* One turn of a wait for another VP: serves flush requests meanwhile. */

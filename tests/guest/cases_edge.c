@@ -131,3 +131,40 @@ CASE(sysenter_nt, "user-sysenter-nt", 0)
     kx("fl", r->rflags & 0x44500);
     kx("live", r->live_rflags & 0x44500);
 }
+
+/* INS by user code with I/O privilege writes with user's rights, not with the hypervisor's. */
+SNIP(edge_ins, "movl $0x80, %edx\n movl $2, %ecx\n rep insb\n ud2")
+
+static void user_ins(const char *name, volatile u8 *kernel_view, u64 va)
+{
+    struct uregs u;
+
+    user_prepare((void *)edge_ins, edge_ins_end, &u);
+    u.rdi = va;
+    *kernel_view = 0x55;
+    nrecs = 0;
+    user_run(&u);
+    kpfx = name;
+    kd("vec", last()->vec);
+    kx("ec", last()->vec == 14 ? last()->ec & ~1ul : 0);
+    kd("cr2", last()->vec == 14 ? (long)(last()->cr2 - va) : 0);
+    kx("byte", *kernel_view);
+    kpfx = 0;
+}
+
+CASE(ins_user, "user-ins", 0)
+{
+    struct physdev_set_iopl iopl = {.iopl = 3};
+    u8 *none = page_alloc(), *target = page_alloc();
+
+    user_init();
+    map_flags(target, PG_P | PG_RW | PG_A | PG_D); /* U is not asked for */
+    hc(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl);
+    user_ins("data", u_data + 16, U_DATA + 16);
+    user_ins("cross", u_stack, U_DATA + 4095);
+    user_ins("kernel", target, (u64)target);
+    user_ins("readonly", none, U_RO);
+    user_ins("none", none, U_NONE);
+    page_free(none);
+    page_free(target);
+}

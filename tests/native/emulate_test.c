@@ -74,10 +74,19 @@ u64 raw_copy(void *dst, const void *src, u64 n)
     return 0;
 }
 
-u32 fetch_guest_code(u64 va, u8 *buf, u32 n, u64 *fault_va)
+long guest_data_access(struct vp *v, void *buf, u64 va, u32 n, bool write, u64 *fault_va)
+{
+    (void)v;
+    u64 good = reachable(va, n);
+    *fault_va = va + good;
+    return good < n ? E(EFAULT) : write ? copy_to_guest(va, buf, n) : copy_from_guest(buf, va, n);
+}
+
+u32 fetch_guest_code(struct vp *v, u64 va, u8 *buf, u32 n, u64 *fault_va)
 {
     u32 got = 0;
 
+    (void)v;
     while (got < n && !(fetch_end && va + got >= fetch_end)) {
         buf[got] = ((u8 *)va)[got];
         got++;
