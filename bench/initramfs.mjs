@@ -3,7 +3,7 @@
  * starts a domU, an archive to be put in front of the oracle's dom0. Written here because device nodes in an archive
  * would otherwise need root.
  */
-import { copyFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fail, root, run, which } from '../scripts/lib/progress.mjs';
 
@@ -47,36 +47,36 @@ export function benchInitramfs() {
   return image;
 }
 
-/** The initramfs of a dom0 that creates one domU from an uncompressed kernel and the benchmark; returns its path. */
-export function dom0Initramfs({ dom0, vmlinux, initramfs, memory, cmdline }) {
-  const cfg = [
-    'name="bench"',
-    'type="pv"',
-    'kernel="/bench/vmlinux"',
-    'ramdisk="/bench/bench.cpio"',
-    `memory=${memory}`,
-    'vcpus=1',
-    'tsc_mode="native"',
-    `extra="${cmdline}"`,
-    'on_poweroff="destroy"',
-    'on_reboot="destroy"',
-    'on_crash="preserve"',
-  ];
+/**
+ * The initramfs of a dom0 that creates one domU with the benchmark, from the kernel file as packaged ("guest") or, for
+ * a boot only, unpacked ("unpacked"); returns its path.
+ */
+export function dom0Initramfs({ dom0, kernel, vmlinux, initramfs, memory, cmdline, bootCmdline }) {
+  const cfg = (kernelPath, extra) =>
+    [
+      'name="bench"',
+      'type="pv"',
+      `kernel="${kernelPath}"`,
+      'ramdisk="/bench/bench.cpio"',
+      `memory=${memory}`,
+      'vcpus=1',
+      'tsc_mode="native"',
+      `extra="${extra}"`,
+      'on_poweroff="destroy"',
+      'on_reboot="destroy"',
+      'on_crash="preserve"',
+      '',
+    ].join('\n');
   const front = archive({
     bench: directory,
+    'bench/vmlinuz': file(readFileSync(kernel), 0o100644),
     'bench/vmlinux': file(vmlinux, 0o100644),
     'bench/bench.cpio': file(readFileSync(initramfs), 0o100644),
-    'bench/guest.cfg': file(Buffer.from(`${cfg.join('\n')}\n`), 0o100644),
+    'bench/guest.cfg': file(Buffer.from(cfg('/bench/vmlinuz', cmdline)), 0o100644),
+    'bench/unpacked.cfg': file(Buffer.from(cfg('/bench/vmlinux', bootCmdline)), 0o100644),
     'bench-init': file(readFileSync(path.join(root, 'bench', 'dom0-init'))),
   });
   const image = path.join(outputDirectory, 'dom0.img');
   writeFileSync(image, Buffer.concat([front, Buffer.alloc(-front.length & 511), readFileSync(dom0)]));
   return image;
-}
-
-/** A private copy of an input, so that it cannot change between rounds. */
-export function keep(from, name) {
-  const to = path.join(outputDirectory, name);
-  if (!statSync(to, { throwIfNoEntry: false })) copyFileSync(from, to);
-  return to;
 }

@@ -3,7 +3,7 @@
  * npm run bench -- [--quick] [--rounds N] [--only LIST] [--no-instructions] [--no-idle] [--verbose] [--output DIR]
  *
  * Compares xenlighten in both guest rings with the bare kernel and with real Xen, and writes BENCHMARKS.md and
- * bench/results/latest.json. --quick: 3 rounds instead of 10. --only: scenarios (ring1,ring3,bare,dom0,domu), which
+ * bench/results/latest.json. --quick: 3 rounds instead of 10. --only: scenarios (ring1,ring3,bare,dom0,domu,unpacked), which
  * writes no BENCHMARKS.md. About 90 s a round on an idle host; nothing else should run meanwhile.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
@@ -64,10 +64,12 @@ async function prepare(option) {
   const words = benchWords(option, true);
   const dom0Image = dom0Initramfs({
     dom0: path.join(oracleCache, 'dom0.cpio.gz'),
+    kernel,
     vmlinux,
     initramfs,
     memory: GUEST_MEMORY,
     cmdline: cmdline('hvc0', words),
+    bootCmdline: cmdline('hvc0', 'bench.micro=0 bench.cold=0'),
   });
   return { kernel, initramfs, xen: path.join(oracleCache, 'xen.elf'), xenVersion: xen, dom0Image };
 }

@@ -6,6 +6,7 @@
  *   bare          the kernel on QEMU's pc, page-table isolation off
  *   dom0          the kernel as dom0 of real Xen
  *   domu          the kernel as a domU of real Xen, created by xl in a minimal dom0
+ *   unpacked      the same, boot only, with the kernel already unpacked for xl
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
@@ -26,7 +27,11 @@ export const LABELS = {
   bare: 'bare',
   dom0: 'Xen dom0',
   domu: 'Xen domU',
+  unpacked: 'Xen domU, kernel unpacked for xl',
 };
+
+/** Names of configurations in dom0's initramfs. */
+const GUEST_CONFIGS = { domu: 'guest', unpacked: 'unpacked' };
 
 /** The guest's command line; `words` are the benchmark's own. */
 export function cmdline(console, words) {
@@ -85,12 +90,13 @@ export function command(name, inputs, words, { icount = false, stats } = {}) {
         icount,
       );
     case 'domu':
+    case 'unpacked':
       return qemu(
         HOST_MEMORY,
         [
           ...['-kernel', xen, '-append', xenCmdline(DOM0_MEMORY)],
           '-initrd',
-          `${kernel} ${cmdline('hvc0', 'random.trust_bootloader=on rdinit=/bench-init')},${inputs.dom0Image}`,
+          `${kernel} ${cmdline('hvc0', `random.trust_bootloader=on rdinit=/bench-init bench.guest=${GUEST_CONFIGS[name]}`)},${inputs.dom0Image}`,
         ],
         icount,
       );
