@@ -624,8 +624,8 @@ const bits: fc.Arbitrary<Step> = weighted(
     3,
     fc
       .tuple(
-        fc.integer({ min: 0, max: 12 }),
-        of(1 << 31, 1 << 30, 1 << 29, 1 << 28, 0x1ffff, 0xe0000000),
+        of(4, 5, 6, 7, 8, 9, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3),
+        of(1 << 31, 1 << 30, 1 << 29, 1 << 28, 0x1ffff, 0xa0000000, 0xa0000000, 0xa0000000),
         fc.boolean(),
         fc.integer({ min: 0, max: 12 }),
       )
@@ -707,10 +707,32 @@ const PORTS = [
   event('EVTCHNOP_bind_virq', pair(VIRQ.VIRQ_TIMER, 0), 0n),
   event('EVTCHNOP_bind_virq', pair(VIRQ.VIRQ_TIMER, 1), 0n),
 ];
+/** What Linux does with a port of FIFO events: an interrupt that is taken, moved, and raised again. */
+const moved = fc
+  .tuple(of(4, 5, 6, 7, 8, 9), of(0, 1, 7, 15), of(0, 1))
+  .map(([p, priority, v]): readonly Step[] => [
+    ...fixed(event('EVTCHNOP_send', BigInt(p))),
+    { kind: 'bits', gpa: mfn(PFN.fifoArray) * PAGE + p * 4, set: 0, clear: 0xa0000000 },
+    ...fixed(event('EVTCHNOP_set_priority', pair(p, priority)), event('EVTCHNOP_bind_vcpu', pair(p, v))),
+    ...fixed(event('EVTCHNOP_send', BigInt(p))),
+  ]);
 const FIFO = [
   event('EVTCHNOP_init_control', BigInt(mfn(PFN.fifoControl)), pair(0, 0), 0n),
   event('EVTCHNOP_init_control', BigInt(mfn(PFN.fifoControl)), pair(128, 1), 0n),
   event('EVTCHNOP_expand_array', BigInt(mfn(PFN.fifoArray))),
+];
+/** An LDT, its first page in the window. */
+export const DESCRIPTORS_BEFORE: readonly (readonly Step[])[] = [
+  [],
+  [
+    ...fixed({
+      name: 'mmuext_op',
+      args: [ARGUMENTS_VA, 1, 0, DOMID.DOMID_SELF],
+      words: [BigInt(MMUEXT.MMUEXT_SET_LDT), LDT_VA, 1024n],
+      text: 'SET_LDT',
+    }),
+    { kind: 'ldt', vcpu: 0, offset: 0 },
+  ],
 ];
 export const WITHOUT: readonly (readonly Step[])[] = [[]];
 export const EVENTS_BEFORE = [fixed(...PORTS), fixed(...FIFO, ...PORTS), fixed(...PORTS, ...FIFO)];
@@ -765,6 +787,13 @@ export const ENTRIES_AND_TIMERS = weighted<Step>(
   [1, call(fc.constant(event('EVTCHNOP_bind_virq', pair(VIRQ.VIRQ_TIMER, 1), 0n)))],
 );
 export const ALL = weighted<Step>([4, PAGE_TABLES], [2, DESCRIPTORS], [3, EVENTS], [2, ENTRIES_AND_TIMERS]);
+
+/** Sequences of steps of one kind; with events, some whole scenes in between. */
+export function sequenceOf(step: fc.Arbitrary<Step>): fc.Arbitrary<readonly Step[]> {
+  const single = step.map((s): readonly Step[] => [s]);
+  const scenes = step === EVENTS || step === ALL ? weighted([12, single], [1, moved]) : single;
+  return fc.array(scenes, { minLength: 1, maxLength: 40, size: 'max' }).map((groups) => groups.flat());
+}
 
 /** A step as a reader of a failure sees it. */
 export function describeStep(step: Step): string {
