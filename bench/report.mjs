@@ -148,6 +148,57 @@ function coldTable(s) {
   return table(['', 'read with a cold call, us', 'with a hot one, us', 'difference, us', '99th percentile, us'], rows);
 }
 
+/** Named in the target of ring 1, beside getppid. */
+const NAMED = [
+  ...['context_switch', 'page_fault', 'fork_exit_wait', 'fork_exec_wait', 'mmap_touch_munmap_16', 'mprotect'],
+  ...['signal_self', 'pipe_64k'],
+];
+
+/** What was to be reached, what was, and whether: Xen is the faster of dom0 and domU each time. */
+function targets(s) {
+  const xen = (pick) => {
+    const values = [s.dom0, s.domu].filter(Boolean).map(pick).filter(Number.isFinite);
+    return values.length === 0 ? undefined : Math.min(...values);
+  };
+  const against = (ring, m) =>
+    ratio(
+      xen((x) => x.metrics[m]),
+      s[ring]?.metrics[m],
+    );
+  const names = Object.keys(s.ring1?.metrics ?? {}).filter(isOperation);
+  const all = (ring) => names.map((m) => [m, against(ring, m)]).filter(([, v]) => v !== undefined);
+  const least = (list) => list.reduce((a, b) => (b[1] < a[1] ? b : a), ['-', Number.POSITIVE_INFINITY]);
+  const mean = (ring) => geometricMean(all(ring).map(([, v]) => v));
+  const rows = [];
+  const row = (what, value, show, met) => {
+    if (value !== undefined && Number.isFinite(value)) rows.push([what, show(value), met(value) ? 'yes' : 'no']);
+  };
+  const atMost = (limit) => (v) => v <= limit;
+  const atLeast = (limit) => (v) => v >= limit;
+  const boot = s.ring1?.toUserSeconds;
+  row('to user space: Xen dom0 / ring 1, at least 3', ratio(s.dom0?.toUserSeconds, boot), times, atLeast(3));
+  row('to user space: xl create / ring 1, at least 3', ratio(s.domu?.toUserSeconds, boot), times, atLeast(3));
+  for (const ring of ['ring1', 'ring3']) {
+    const up = ratio(s[ring]?.uptimeAtInit, s.bare?.uptimeAtInit);
+    row(`uptime at /init: ${LABELS[ring]} / bare, at most 1.35`, up, times, atMost(1.35));
+  }
+  const getppid = ratio(s.ring1?.metrics.getppid, s.bare?.metrics.getppid);
+  row('getppid: ring 1 / bare, at most 2.5', getppid, times, atMost(2.5));
+  row('getppid: Xen / ring 1, at least 8', against('ring1', 'getppid'), times, atLeast(8));
+  const [slow, worst] = least(all('ring1').filter(([m]) => NAMED.includes(m)));
+  row(`Xen / ring 1, the least of ${NAMED.length} (\`${slow}\`), at least 1.5`, worst, times, atLeast(1.5));
+  row('Xen / ring 1, geometric mean, at least 3', mean('ring1'), times, atLeast(3));
+  const [slow3, worst3] = least(all('ring3'));
+  row(`Xen / ring 3, the least (\`${slow3}\`), at least 0.95`, worst3, times, atLeast(0.95));
+  row('Xen / ring 3, geometric mean, above 1', mean('ring3'), times, (v) => v > 1);
+  row('idle, % of a core, below 1', s.ring1?.idlePercent, number, (v) => v < 1);
+  row("the shim's memory, MiB, below 150", s.ring1?.ownMemoryMiB, number, (v) => v < 150);
+  const m = s.ring1?.metrics;
+  const cold = m?.cold_hypercall_read === undefined ? undefined : (m.cold_hypercall_read - m.hot_hypercall_read) / 1000;
+  row('a cold hypercall, us, below 100', cold, number, (v) => v < 100);
+  return table(['target', 'measured', 'met'], rows);
+}
+
 /** BENCHMARKS.md. `run`: {date, rounds, host, qemu, kernel, xen, cli, load}. */
 export function markdown(run, summary, instructions) {
   const facts = (key) =>
@@ -183,6 +234,12 @@ export function markdown(run, summary, instructions) {
     '## Boot, idle, memory',
     '',
     bootTable(summary),
+    '',
+    '## Targets',
+    '',
+    '"Xen" is the faster of dom0 and domU, each time.',
+    '',
+    targets(summary),
     '',
     '## Operations, ns',
     '',

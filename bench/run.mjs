@@ -4,7 +4,7 @@
  *
  * Compares xenlighten in both guest rings with the bare kernel and with real Xen, and writes BENCHMARKS.md and
  * bench/results/latest.json. --quick: 3 rounds instead of 10. --only: scenarios (ring1,ring3,bare,dom0,domu,unpacked), which
- * writes no BENCHMARKS.md. About 90 s a round on an idle host; nothing else should run meanwhile.
+ * writes no BENCHMARKS.md unless --output says where. About 90 s a round on an idle host; nothing else should run meanwhile.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -25,6 +25,7 @@ function options(words) {
   const option = { rounds: 10, only: Object.keys(LABELS), instructions: true, idle: true, verbose: false };
   option.output = root;
   option.complete = true;
+  let given = false;
   while (words.length > 0) {
     const word = words.shift();
     const value = () => words.shift() ?? fail(`${word} needs a value`);
@@ -36,9 +37,12 @@ function options(words) {
     } else if (word === '--no-instructions') option.instructions = false;
     else if (word === '--no-idle') option.idle = false;
     else if (word === '--verbose') option.verbose = true;
-    else if (word === '--output') option.output = path.resolve(value());
-    else fail(`unknown option ${word}; see bench/run.mjs`);
+    else if (word === '--output') {
+      option.output = path.resolve(value());
+      given = true;
+    } else fail(`unknown option ${word}; see bench/run.mjs`);
   }
+  option.complete ||= given;
   for (const name of option.only) if (LABELS[name] === undefined) fail(`no scenario ${name}: ${Object.keys(LABELS)}`);
   if (!(option.rounds >= 1)) fail('--rounds needs a number');
   return option;
