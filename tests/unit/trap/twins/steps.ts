@@ -260,15 +260,21 @@ const count = (n: number) =>
   );
 const domid = (tables: boolean) =>
   weighted<bigint>(
-    [12, of<bigint>(BigInt(DOMID.DOMID_SELF), BigInt(DOMID_TEST))],
+    [14, fc.constant(BigInt(DOMID.DOMID_SELF))],
     [
       1,
       of<bigint>(
         0n,
         3n,
-        0x7ff1n,
+        BigInt(DOMID_TEST),
+        BigInt(DOMID.DOMID_IO),
+        BigInt(DOMID.DOMID_XEN),
         BigInt(DOMID.DOMID_SELF) | (1n << 32n),
-        ...(tables ? [1, DOMID_TEST, DOMID_TEST + 1].map((d) => (BigInt(d) << 16n) | BigInt(DOMID.DOMID_SELF)) : []),
+        ...(tables
+          ? [1, DOMID_TEST, DOMID_TEST + 1].flatMap((d) =>
+              [DOMID.DOMID_SELF, DOMID.DOMID_IO].map((pages) => (BigInt(d) << 16n) | BigInt(pages)),
+            )
+          : []),
       ),
     ],
   );
