@@ -138,6 +138,7 @@ u64 raw_copy(void *dst, const void *src, u64 n)
 /* Not used by the calls under test. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
+/* clang-format off */
 #define NOT_USED                                                                                                       \
     {                                                                                                                  \
         fprintf(stderr, "twins: %s is not expected here\n", __func__);                                                 \
@@ -156,9 +157,10 @@ long guest_set_debugreg(struct vp *vp, u32 reg, u64 value) NOT_USED
 long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out) NOT_USED
 void debugreg_load(struct vp *vp) NOT_USED
 size_t format_line(char *buf, size_t size, const char *fmt, va_list ap) NOT_USED
+/* clang-format on */
 #pragma GCC diagnostic pop
 
-void vp_bind_vcpu_info(struct vp *vp)
+    void vp_bind_vcpu_info(struct vp *vp)
 {
     u64 gpa = vp->s->vcpu_info_gpa;
     vp->vi = gpa_to_va(gpa ? gpa : dom->shared_info_gpa + vp->id * sizeof(struct vcpu_info));
@@ -219,13 +221,13 @@ const struct hv_ops *hv = &test_hv;
 /* --- requests ----------------------------------------------------------------------------------------------------- */
 
 enum command {
-    RESET = 1,  /* a new domain, from what the test has written into RAM */
-    ROOT,       /* args: MFN. The initial root (vCPU 0), or a first one */
-    CALL,       /* nr, args: a hypercall */
-    ANSWER,     /* args: result, effects. The shim's answer to a call of this VP */
-    SETTLE,     /* interrupts that are due: kicks and timers of all VPs */
-    LDT_FAULT,  /* args: byte in the LDT window. The module's #PF handler for it */
-    PTE_WRITE,  /* args: MFN, offset, old, new. What an emulated store to a table does */
+    RESET = 1, /* a new domain, from what the test has written into RAM */
+    ROOT,      /* args: MFN. The initial root (vCPU 0), or a first one */
+    CALL,      /* nr, args: a hypercall */
+    ANSWER,    /* args: result, effects. The shim's answer to a call of this VP */
+    SETTLE,    /* interrupts that are due: kicks and timers of all VPs */
+    LDT_FAULT, /* args: byte in the LDT window. The module's #PF handler for it */
+    PTE_WRITE, /* args: MFN, offset, old, new. What an emulated store to a table does */
 };
 enum outcome {
     DONE = 1,
