@@ -291,7 +291,7 @@ void syscall_entry_c(struct trap_regs *regs, struct vp *vp)
     vp->trace_hv = 0;
     if (guest_is_kernel(vp)) {
         if (likely(kind == ENTRY_SYSCALL)) {
-            if ((u32)regs->rax == __HYPERVISOR_iret && likely(!trace_on())) {
+            if (regs->rax == __HYPERVISOR_iret && likely(!trace_on())) {
                 vp->s->hypercall_count[__HYPERVISOR_iret * 64]++;
                 iret(vp, regs);
                 leave(vp, regs);

@@ -277,6 +277,7 @@ static void sleep_until(struct vp *vp, bool (*done)(struct vp *vp, void *arg), v
         count_hv(vp, TRAP_HV_IDLE);
         hv->idle(vp);
     }
+    timer_rearm(vp); /* what woke us may have been one of several deadlines */
     vp->s->running = 1;
     runstate_change(vp, RUNSTATE_running);
 }

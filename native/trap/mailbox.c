@@ -140,8 +140,13 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     ring_doorbell(vp);
     for (;;) {
         serve_kick(vp);
-        if (load_acquire(&m->state) == TRAP_MBOX_REPLY)
-            break;
+        if (load_acquire(&m->state) == TRAP_MBOX_REPLY) {
+            if (likely(m->reply_seq == m->seq))
+                break;
+            /* The answer to a call that a crash report has taken the place of. */
+            store_release(&m->state, TRAP_MBOX_REQUEST);
+            ring_doorbell(vp);
+        }
         hv->idle(vp);
     }
     vp->s->running = 1;

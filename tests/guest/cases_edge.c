@@ -168,3 +168,26 @@ CASE(ins_user, "user-ins", 0)
     page_free(none);
     page_free(target);
 }
+
+/* The deadline that ends SCHEDOP_block is not the only one: the tick goes on, although nothing is called afterwards. */
+CASE(timer_after_block, "timer-after-block", 0)
+{
+    u32 port = timer_bind();
+    struct vcpu_set_periodic_timer t = {.period_ns = 20000000};
+    u64 end;
+    int first;
+
+    ev_drain();
+    kd("set", hc(__HYPERVISOR_vcpu_op, VCPUOP_set_periodic_timer, 0, &t));
+    nrecs = ev_log = 0;
+    kd("at", timer_at(now_ns() + 3000000));
+    kd("block", hc(__HYPERVISOR_sched_op, SCHEDOP_block, 0));
+    first = ev_log;
+    end = now_ns() + 400000000;
+    while (now_ns() < end && ev_log < first + 3)
+        __asm__ volatile("pause" : : : "memory");
+    kd("woke", first > 0);
+    kd("more", ev_log >= first + 3);
+    hc(__HYPERVISOR_vcpu_op, VCPUOP_stop_periodic_timer, 0, 0);
+    timer_unbind(port);
+}
