@@ -6,6 +6,7 @@
  * improves its estimate as the domain runs; a new one is applied with the clock held continuous.
  */
 #include "trap.h"
+#include "mm.h"
 
 #define NSEC_PER_SEC 1000000000ul
 
@@ -69,10 +70,24 @@ static void write_time(struct vcpu_time_info *t)
     WRITE_ONCE(t->version, t->version + 1);
 }
 
+/*
+ * May a registered area be written where it was when it was registered? No reference is held on it, because the guest
+ * may free the page as under Xen, which writes through the address instead. What it has become meanwhile must not be a
+ * page table or descriptor table: times and states would be entries there.
+ */
+static bool area_writable(u64 gpa)
+{
+    u64 mfn = gpa >> PAGE_SHIFT;
+    if (!mfn_is_ours(mfn))
+        return false;
+    u64 fi = fi_load(mfn);
+    return fi_owner(fi) != TRAP_FI_OWNER_XEN_RO && !is_table_type(fi_type(fi)) && fi_type(fi) != TRAP_FI_SEG;
+}
+
 void time_update_vcpu(struct vp *vp)
 {
     write_time((struct vcpu_time_info *)&vp->vi->time);
-    if (vp->s->time_area_gpa)
+    if (vp->s->time_area_gpa && area_writable(vp->s->time_area_gpa))
         write_time(gpa_to_va(vp->s->time_area_gpa));
 }
 
@@ -191,7 +206,7 @@ static void area_write(const struct trap_vp *s, u32 offset, const void *src, u32
 void runstate_write(struct vp *vp)
 {
     struct trap_vp *s = vp->s;
-    if (!s->runstate_gpa)
+    if (!s->runstate_gpa || !area_writable(s->runstate_gpa) || (s->runstate_gpa2 && !area_writable(s->runstate_gpa2)))
         return;
     struct vcpu_runstate_info r = {.state = (int32_t)s->runstate, .state_entry_time = s->runstate_entry};
     for (int i = 0; i < 4; i++)
