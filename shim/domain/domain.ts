@@ -428,7 +428,7 @@ export class Domain {
       return run();
     } finally {
       const ms = performance.now() - start;
-      if (ms > STALL_MS) this.log.warn({ ...what(), ms: Math.round(ms) }, 'the event loop was held up');
+      if (ms > STALL_MS) this.log.info({ ...what(), ms: Math.round(ms) }, 'the event loop was held up');
     }
   }
 

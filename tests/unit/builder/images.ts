@@ -71,7 +71,7 @@ export function makeElf(spec: ElfSpec): Buffer {
   e.e_ehsize(view, 0, Elf64Ehdr.size);
   e.e_phentsize(view, 0, Elf64Phdr.size);
   e.e_phnum(view, 0, count);
-  const parts = [header];
+  const parts: Buffer[] = [header];
   let offset = header.length;
   let at = Elf64Ehdr.size;
   const p = Elf64Phdr.set;

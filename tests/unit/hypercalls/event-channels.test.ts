@@ -67,7 +67,7 @@ describe('a model', () => {
     );
     const f = setUp();
     fc.assert(
-      fc.property(fc.array(operation as fc.Arbitrary<Record<string, never>>, { maxLength: 40 }), (ops) => {
+      fc.property(fc.array(operation as unknown as fc.Arbitrary<Record<string, never>>, { maxLength: 40 }), (ops) => {
         f.now('event_channel_op', RESET, f.put(EvtchnReset, { dom: 0x7ff0 }));
         const model = new Map<number, Model>();
         const virqs = new Map<string, number>();
