@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /*
  * `npm test`: works straight after a clone. Installs what is missing, builds, runs the suites named on the command
- * line (unit, conformance, e2e; all by default), and ends with one line of totals.
+ * line (unit, conformance, e2e, fuzz; all by default), and ends with one line of totals.
  */
 import {
   buildPackages,
@@ -14,7 +14,7 @@ import {
 import { noTests, runSuite, totalLine } from './lib/jest.mjs';
 import { run, runMain } from './lib/progress.mjs';
 
-const suites = ['unit', 'conformance', 'e2e'];
+const suites = ['unit', 'conformance', 'e2e', 'fuzz'];
 
 runMain(async () => {
   const asked = process.argv.slice(2).filter((argument) => suites.includes(argument));
@@ -26,7 +26,7 @@ runMain(async () => {
   const total = { ...noTests };
   for (const suite of chosen) {
     // End-to-end tests measure and wait for real processes: one at a time.
-    const result = runSuite(suite, suite === 'e2e' ? ['--runInBand'] : []);
+    const result = runSuite(suite, suite === 'e2e' || suite === 'fuzz' ? ['--runInBand'] : []);
     for (const key of Object.keys(total)) total[key] += result[key];
   }
   process.stdout.write(`${totalLine(total)}\n`);

@@ -6,6 +6,8 @@
  * of cases; no handler fails in a way that it did not expect (logged as an error).
  */
 import { setImmediate as turn } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { TrapMailbox, TrapVp } from '../../abi/trap';
 import { flipWhileReading, floodPorts, scribble, scribbleModule, scribbleTables } from './hostile';
 import { Random } from './random';
@@ -33,6 +35,19 @@ export interface ShimFuzzResult {
   slowestCase: string;
   /** What went wrong, with the seed that repeats it. */
   problems: string[];
+}
+
+/** Runs before the heap is measured for the first time, and bytes that it may grow by from then on. */
+const WARM_UP = 5;
+const HEAP_GROWTH = 24 * 1024 * 1024;
+
+/** Bytes of live JavaScript objects and buffers. */
+function heapInUse(): number {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  collect();
+  const { heapUsed, arrayBuffers } = process.memoryUsage();
+  return heapUsed + arrayBuffers;
 }
 
 /** Requests of one domain. */
@@ -82,11 +97,13 @@ async function run(seed: number, result: ShimFuzzResult, options: ShimFuzzOption
     if (wall > options.stallMs / 4) {
       const used = process.cpuUsage(before);
       const cpu = Math.min(wall, (used.user + used.system) / 1000);
-      if (cpu > result.slowest) {
+      if (cpu > result.slowest && world.domain.xen.shutdownReason === undefined) {
         result.slowest = cpu;
         result.slowestCase = `seed ${seed}: ${what()}`;
       }
-      if (cpu > options.stallMs) problem(`a turn of ${cpu.toFixed(0)} ms: ${what()}`);
+      // A lock that is not given back is waited for, once: then the domain is crashed.
+      const crashed = world.domain.xen.shutdownReason !== undefined;
+      if (cpu > options.stallMs && !crashed) problem(`a turn of ${cpu.toFixed(0)} ms: ${what()}`);
     }
     return value;
   };
@@ -160,10 +177,14 @@ export async function fuzzShim(options: ShimFuzzOptions): Promise<ShimFuzzResult
   process.on('uncaughtException', rejected);
   try {
     const until = Date.now() + options.seconds * 1000;
+    let early = 0;
     for (let i = 0; i < (options.runs ?? Number.POSITIVE_INFINITY) && Date.now() < until; i++) {
       await run(options.seed + i, result, options);
+      if (i === WARM_UP) early = heapInUse();
     }
     await turn();
+    const growth = early === 0 ? 0 : heapInUse() - early;
+    if (growth > HEAP_GROWTH) result.problems.push(`the heap grew by ${growth} bytes in ${result.runs} runs`);
   } finally {
     process.off('unhandledRejection', rejected);
     process.off('uncaughtException', rejected);

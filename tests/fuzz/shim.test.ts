@@ -1,7 +1,7 @@
 /** A short, deterministic run of the in-process fuzzer; FUZZ_SECONDS and FUZZ_SEED lengthen and move it. */
 import { fuzzShim } from './shim-fuzz';
 
-const seconds = Number(process.env['FUZZ_SECONDS'] ?? 8);
+const seconds = Number(process.env['FUZZ_SECONDS'] ?? 5);
 const seed = Number(process.env['FUZZ_SEED'] ?? 1);
 
 test(
