@@ -175,6 +175,7 @@ static inline __attribute__((always_inline)) void bounce_syscall(struct vp *vp, 
     }
     struct bounce b = {.handler = cb->address, .mask_events = cb->flags & CALLBACKF_mask_events};
     bounce(vp, regs, &b);
+    /* Xen 4.17 leaves DF as user mode had it. Linux has its SYSCALL entry cleared by SFMASK and nowhere else. */
     regs->rflags &= ~EFLAGS_DF;
 }
 

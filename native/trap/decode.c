@@ -47,6 +47,7 @@ static const u8 map1[256] = {
     [0x87] = MODRM, /* xchg */
     [0x88] = MODRM | BYTE,
     [0x89] = MODRM, /* mov */
+    [0x8f] = MODRM, /* pop to memory */
     [0xa2] = MOFFS | BYTE,
     [0xa3] = MOFFS, /* mov al/eax to moffs */
     [0xa4] = VALID | BYTE,
@@ -266,6 +267,8 @@ static enum decode_result decode_memory(struct trap_regs *regs, struct insn *ins
         if (base == 4 || base == 5)
             seg = insn->rex & 1 ? SEG_DS : SEG_SS;
         address += *insn_gpr(regs, base | (insn->rex & 1 ? 8 : 0));
+        if (insn->opcode == OP_POP && base == GPR_RSP && !(insn->rex & 1))
+            address += insn->opsize; /* RSP counts as it is after the pop */
     }
     if (disp_size) {
         if (!take(insn, disp_size, &v))
@@ -353,6 +356,8 @@ opcode:
     }
     if (flags & BYTE)
         insn->opsize = 1;
+    if (insn->opcode == OP_POP && insn->long_mode && insn->opsize == 4)
+        insn->opsize = 8;
 
     if (HAS(flags, MODRM)) {
         if (!take(insn, 1, &v))

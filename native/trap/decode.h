@@ -14,6 +14,7 @@ enum { GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, GPR_RSP, GPR_RBP, GPR_RSI, GPR_RDI };
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_DEFAULT };
 
 #define OP_0F 0x0f00
+#define OP_POP 0x8f /* POP to memory */
 
 struct insn {
     u8 bytes[INSN_MAX];

@@ -132,9 +132,19 @@ long desc_set_ldt(struct vp *vp, u64 base, u64 ents)
     return 0;
 }
 
+#define GATE_SELECTOR(d) (((d) >> 16) & 0xffff)
+#define GATE_RESERVED (0xfful << 32)
+
+/* A code selector that a guest's call gate may name: its own part of the GDT, its LDT, or Xen's flat code segment. */
+static bool gate_selector_ok(u64 sel)
+{
+    return sel >> 3 < FIRST_RESERVED_GDT_PAGE * PAGE_SIZE / 8 || sel == FLAT_RING3_CS64 || (sel & 4);
+}
+
 /*
- * Xen's rule for a descriptor that a guest may load: present code and data get DPL 3 where they had 0, 32-bit and
- * 64-bit call gates are cut off, every other system descriptor is refused. Not-present ones are nobody's business.
+ * Xen's rule for a descriptor that a guest may load: present code and data get DPL 3, a call gate gets DPL 0, so that
+ * using it faults, and keeps the DPL that it would have had as the RPL of its selector; every other system descriptor is
+ * refused. Not-present ones are nobody's business, and type 0 is harmless.
  */
 bool desc_fixup(u64 *desc)
 {
@@ -148,12 +158,10 @@ bool desc_fixup(u64 *desc)
     }
     if (DESC_TYPE(d) == 0)
         return true;
-    if (DESC_TYPE(d) == 0xc || DESC_TYPE(d) == 4) {
-        /* A gate into our own code segment: no longer present, so that calling it raises #NP. */
-        *desc = d & ~DESC_P;
-        return true;
-    }
-    return false;
+    if (DESC_TYPE(d) != 0xc || (d & GATE_RESERVED) || !gate_selector_ok(GATE_SELECTOR(d)))
+        return false;
+    *desc = (d & ~DESC_DPL3) | 3ul << 16;
+    return true;
 }
 
 static bool fixup_page(u64 mfn)
@@ -275,7 +283,10 @@ void desc_init_vp(struct vp *vp)
         g->offset_mid = (u16)(at >> 16);
         g->offset_high = (u32)(at >> 32);
         g->selector = TRAP_SEL_CS0;
-        g->ist = r->vector == VEC_NMI ? 1 : r->vector == VEC_DB ? 2 : (r->vector == VEC_DF || r->vector == VEC_MC) ? 3 : 0;
+        g->ist = r->vector == VEC_NMI                           ? 1
+                 : r->vector == VEC_DB                          ? 2
+                 : (r->vector == VEC_DF || r->vector == VEC_MC) ? 3
+                                                                : 0;
         g->flags = user ? 0xee : 0x8e;
     }
 

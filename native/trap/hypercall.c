@@ -343,6 +343,7 @@ static long call(struct vp *vp, u64 op, const u64 *a)
     u32 sub = sub_operation(nr, a);
     u32 call_seq = 0, outer_hv = vp->trace_hv;
     u64 tsc = rdtsc();
+    const u32 shown = op > 0xffffffff ? 0xffffffff : (u32)op;
 
     vp->trace_hv = 0;
     if (op < NR_HYPERCALLS)
@@ -352,20 +353,20 @@ static long call(struct vp *vp, u64 op, const u64 *a)
     else
         result = COLD;
     if (result == COLD) {
-        result = shim_call(vp, TRAP_CALL_HYPERCALL, (u32)(op > 0xffffffff ? 0xffffffff : op), a);
+        result = shim_call(vp, TRAP_CALL_HYPERCALL, shown, a);
         call_seq = s->mbox.seq;
     }
     s->hypercall_cycles[nr] += rdtsc() - tsc;
 
     struct trap_last *l = &s->last[s->last_next++ & 31];
-    l->nr = (u32)op;
+    l->nr = shown;
     l->flags = s->in_multicall;
     for (int i = 0; i < 5; i++)
         l->args[i] = a[i];
     l->result = result;
     l->rip = vp->regs->rip;
     if (unlikely(trace_on()))
-        trace_hypercall(vp, tsc, (u32)op, sub, a, result, call_seq);
+        trace_hypercall(vp, tsc, shown, sub, a, result, call_seq);
     vp->trace_hv |= outer_hv; /* a multicall used what its calls used */
     return result;
 }

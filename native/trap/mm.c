@@ -104,9 +104,15 @@ long mm_new_user_root(struct vp *vp, u64 mfn)
     return 0;
 }
 
-long mm_check_domain(u32 domid)
+enum page_owner mm_page_owner(u32 domid)
 {
-    return likely(domid == DOMID_SELF) || domid == dom->domid ? 0 : E(ESRCH);
+    if (likely(domid == DOMID_SELF))
+        return PAGES_OWN;
+    if (domid == DOMID_IO)
+        return PAGES_IO;
+    if (domid == dom->domid)
+        return PAGES_NOBODY;
+    return domid == 0 || domid == DOMID_XEN ? PAGES_FOREIGN : PAGES_NOBODY;
 }
 
 /* --- walks -------------------------------------------------------------------------------------------------------- */

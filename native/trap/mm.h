@@ -107,8 +107,16 @@ bool mm_walk_to_l1(u64 l4_mfn, u64 va, struct mm_walk *walk);
 void mm_drop_translation(u64 va, const struct mm_walk *walk, u64 fi_before);
 /* *mask from a guest's bitmap of vCPU ids; 0 or -EFAULT. Bits of vCPUs that do not exist are ignored. */
 long mm_read_vcpu_mask(u64 bitmap_va, u64 *mask);
-/* foreigndom of the MMU hypercalls: 0, or -ESRCH for any domain but this one. */
-long mm_check_domain(u32 domid);
+/* Whose pages a request of the MMU hypercalls names: their foreigndom argument. */
+enum page_owner {
+    PAGES_OWN,     /* DOMID_SELF */
+    PAGES_IO,      /* DOMID_IO: device memory, of which a domain without devices has none */
+    PAGES_FOREIGN, /* a domain that exists, but is not ours to change */
+    PAGES_NOBODY,  /* no such domain. One's own number is not accepted for DOMID_SELF here, as under Xen */
+};
+enum page_owner mm_page_owner(u32 domid);
+/* What an L1 entry may not map because it is no RAM of the domain: device memory, or "no frame". */
+long mm_no_ram_error(u64 mfn);
 
 /* The count argument of mmu_update and mmuext_op: this bit marks a continued call, whose `done` has a value already. */
 #define MMU_UPDATE_PREEMPTED 0x80000000u

@@ -2,7 +2,8 @@
  * Page tables: mmuext_op. Pins, roots, TLB flushes, LDT, page clearing (xen-pv-abi 6.2).
  *
  * Quirks: an operation that names a frame which cannot take the wanted type answers -EINVAL, but -EBUSY if the cause
- * is a writable mapping of a table further down. Without device access a domain may not flush caches: -EACCES.
+ * is a writable mapping of a table further down. Without device access a domain may not flush caches: -EACCES,
+ * and -EINVAL for those of all CPUs. Another domain's tables are refused before any operation is looked at.
  * NEW_USER_BASEPTR has no effect on the root in use: the guest is in kernel mode.
  */
 #include "mm.h"
@@ -84,8 +85,9 @@ static long one_op(struct vp *vp, const struct mmuext_op *op)
         mm_invlpg_vps(vp, ~0ul, op->arg1_linear_addr);
         return 0;
     case MMUEXT_FLUSH_CACHE:
-    case MMUEXT_FLUSH_CACHE_GLOBAL:
         return E(EACCES);
+    case MMUEXT_FLUSH_CACHE_GLOBAL:
+        return E(EINVAL);
     case MMUEXT_SET_LDT:
         return desc_set_ldt(vp, op->arg1_linear_addr, op->arg2_nr_ents);
     case MMUEXT_CLEAR_PAGE:
@@ -112,9 +114,10 @@ long do_mmuext_op(struct vp *vp, u64 ops, u64 nr, u64 done_va, u64 foreigndom)
     }
     if (unlikely(!guest_range_ok(ops, (u64)count * sizeof(batch[0]))))
         return E(EFAULT);
-    long rc = mm_check_domain((u32)foreigndom);
-    if (unlikely(rc))
-        return rc;
+    const enum page_owner owner = mm_page_owner((u16)foreigndom);
+    if (unlikely(owner != PAGES_OWN))
+        return owner == PAGES_NOBODY ? E(ESRCH) : E(EPERM);
+    long rc = 0;
 
     while (completed < count && rc == 0) {
         u32 n = count - completed < MM_BATCH ? count - completed : MM_BATCH;

@@ -73,11 +73,19 @@ u64 mm_fix_entry(u32 level, u64 entry)
     return entry | PTE_US | (level == 4 ? PTE_A : 0);
 }
 
+/* The first MiB: what of it is not the domain's counts as device memory. */
+#define LOW_MEMORY_FRAMES 0x100u
+
+long mm_no_ram_error(u64 mfn)
+{
+    return mfn == PTE_MFN(~0ul) ? E(EINVAL) : E(EPERM);
+}
+
 static long get_leaf(struct vp *vp, u64 entry)
 {
     u64 mfn = PTE_MFN(entry);
-    if (unlikely(!mfn_valid(mfn))) /* what is not RAM is MMIO, except "no frame" */
-        return mfn == PTE_MFN(~0ul) ? E(EINVAL) : E(EPERM);
+    if (unlikely(!mfn_valid(mfn)))
+        return mm_no_ram_error(mfn);
     switch (fi_owner(fi_load(mfn))) {
     case TRAP_FI_OWNER_DOMAIN:
         return (entry & PTE_RW) && mm_get_type(vp, mfn, TRAP_FI_WRITABLE) ? E(EBUSY) : 0;
@@ -85,8 +93,8 @@ static long get_leaf(struct vp *vp, u64 entry)
         return 0;
     case TRAP_FI_OWNER_XEN_RO:
         return entry & PTE_RW ? E(EBUSY) : 0;
-    default:
-        return E(EINVAL);
+    default: /* nobody's, or the module's: Xen finds no owner to take a reference from */
+        return mfn < LOW_MEMORY_FRAMES ? E(EPERM) : E(EBUSY);
     }
 }
 

@@ -135,9 +135,24 @@ long mm_emulated_write(struct vp *vp, u64 mfn, u32 offset, u64 old, u64 new_val)
 
 /* --- mmu_update --------------------------------------------------------------------------------------------------- */
 
-static long one_update(struct vp *vp, const struct mmu_update *req, bool *flush)
+/*
+ * DOMID_IO as the owner of what an L1 entry maps: the domain has no device memory, so that only an entry which keeps its
+ * target is accepted. 0 or -errno.
+ */
+static long io_refusal(u64 mfn, u32 slot, u64 val)
+{
+    u64 fi = fi_load(mfn), target = PTE_MFN(val);
+    if (!fi_is_live_table(fi) || fi_type(fi) != TRAP_FI_L1 || !(val & PTE_P) || (val & disallowed_bits(1)) ||
+        !moves_references(READ_ONCE(((u64 *)mfn_to_va(mfn))[slot]), val))
+        return 0;
+    return mfn_valid(target) ? E(EPERM) : mm_no_ram_error(target);
+}
+
+/* `owner` is whose pages the request names; `own_tables` false means another domain's tables. */
+static long one_update(struct vp *vp, const struct mmu_update *req, enum page_owner owner, bool own_tables, bool *flush)
 {
     const u64 mfn = req->ptr >> PAGE_SHIFT;
+    const bool refused = owner == PAGES_FOREIGN || !own_tables;
     const u32 cmd = req->ptr & 7; /* Xen masks with the size of an entry, not with the four commands */
 
     count_element(vp, __HYPERVISOR_mmu_update, cmd);
@@ -145,12 +160,21 @@ static long one_update(struct vp *vp, const struct mmu_update *req, bool *flush)
     case MMU_NORMAL_PT_UPDATE:
     case MMU_PT_UPDATE_PRESERVE_AD:
     case MMU_PT_UPDATE_NO_TRANSLATE:
+        if (unlikely(refused))
+            return E(EPERM);
         if (unlikely(!mfn_valid(mfn)))
             return E(EINVAL);
+        if (unlikely(owner == PAGES_IO)) {
+            long rc = io_refusal(mfn, (req->ptr & ~PAGE_MASK) / 8, req->val);
+            if (rc)
+                return rc;
+        }
         return mm_store_entry(vp, mfn, 0, (req->ptr & ~PAGE_MASK) / 8, req->val,
                               cmd == MMU_PT_UPDATE_PRESERVE_AD ? STORE_KEEP_AD : STORE_SET, 0, flush);
     case MMU_MACHPHYS_UPDATE:
-        if (!mfn_is_ours(mfn))
+        if (refused)
+            return E(EPERM);
+        if (owner == PAGES_IO || !mfn_is_ours(mfn))
             return E(EINVAL);
         WRITE_ONCE(m2p[mfn], req->val);
         return 0;
@@ -163,7 +187,8 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
 {
     struct mmu_update batch[MM_BATCH];
     u32 count = (u32)nr, completed = 0, before = 0;
-    const u32 page_owner = foreigndom & 0xffff, table_owner = (u32)foreigndom >> 16;
+    const u32 table_owner = (u32)foreigndom >> 16;
+    const enum page_owner owner = mm_page_owner(foreigndom & 0xffff);
     bool flush = false;
 
     if (count & MMU_UPDATE_PREEMPTED) {
@@ -173,12 +198,14 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
     }
     if (unlikely(!guest_range_ok(reqs, (u64)count * sizeof(batch[0]))))
         return E(EFAULT);
-    /* The owner of the tables is given as domid + 1; SELF is not a number there. */
-    if (unlikely(table_owner && table_owner - 1 != dom->domid))
+    /*
+     * The owner of the tables is given as domid + 1; SELF is not a number there. Whether another domain may be changed
+     * is asked for each request, so that none of them is answered 0.
+     */
+    const bool own_tables = !table_owner || table_owner - 1 == dom->domid;
+    if (unlikely((!own_tables && table_owner != 1) || owner == PAGES_NOBODY))
         return E(ESRCH);
-    long rc = mm_check_domain(page_owner);
-    if (unlikely(rc))
-        return rc;
+    long rc = 0;
 
     while (completed < count && rc == 0) {
         u32 n = count - completed < MM_BATCH ? count - completed : MM_BATCH;
@@ -189,7 +216,7 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
         if (unlikely(n == 0))
             rc = E(EFAULT);
         for (u32 i = 0; i < n && rc == 0; i++) {
-            rc = one_update(vp, &batch[i], &flush);
+            rc = one_update(vp, &batch[i], owner, own_tables, &flush);
             completed += rc == 0;
         }
     }

@@ -10,7 +10,8 @@
  *
  * Quirks: operands must be naturally aligned, and the faulting address must be the operand's. String instructions do
  * one element; with REP, RIP stays where it is until RCX is 0, so that each further element faults again. Writes that
- * change nothing (a CMPXCHG that fails) are not page-table updates and touch the registers only.
+ * change nothing (a CMPXCHG that fails) are not page-table updates and touch the registers only. PUSH is not done: a
+ * stack in a page table would not survive the next trap.
  */
 #include "decode.h"
 
@@ -153,6 +154,11 @@ static bool compute(struct trap_regs *regs, const struct insn *insn, u32 size, u
     case 0xaa:
     case 0xab: /* mov moffs, stos */
         e->value = regs->rax;
+        return true;
+    case OP_POP:
+        if (insn->reg & 7)
+            return false;
+        e->value = source;
         return true;
     case 0xa4:
     case 0xa5: /* movs */
@@ -371,6 +377,8 @@ static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2)
         from = insn_linear(vp, regs, &insn, insn.seg == SEG_DEFAULT ? SEG_DS : insn.seg, from);
         if (copy_from_guest(&source, from, size))
             return false;
+    } else if (insn.opcode == OP_POP && copy_from_guest(&source, regs->rsp, size)) {
+        return false;
     }
 
     u32 entry = offset & (PAGE_SIZE - 8), shift = (u32)(va & 7) * 8;
@@ -391,6 +399,8 @@ static bool write_entry(struct vp *vp, struct trap_regs *regs, u64 cr2)
         insn_write_reg(regs, &insn, e.reg, e.reg_size, e.reg_value);
     if (e.set_rdx)
         regs->rdx = e.reg_value >> 32;
+    if (insn.opcode == OP_POP)
+        regs->rsp += size;
     return is_string(&insn) ? retire_string(vp, regs, &insn, size) : insn_retire(vp, regs, &insn, 0);
 }
 

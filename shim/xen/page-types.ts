@@ -15,6 +15,7 @@
  */
 import { TRAP_DOM, TRAP_EFFECT, TRAP_FI, TRAP_VA } from '../../abi/trap';
 import { XEN_ERRNO as E } from '../../abi/xen/errno';
+import { RESERVED_GDT, SELECTORS } from '../../abi/xen/selectors';
 import { PAGE_SIZE } from './domain-memory';
 import { PTE_A, PTE_D, PTE_FRAME, PTE_NX, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-virtual';
 import { ImpossibleState } from './impossible-state';
@@ -48,14 +49,34 @@ const DESC_P = 1n << 47n;
 const DESC_S = 1n << 44n;
 const DESC_DPL3 = 3n << 45n;
 
-/** What Xen makes of a descriptor that a guest may load; undefined: it may not. */
+const CALL_GATE = 0xc;
+const GATE_RESERVED = 0xffn << 32n;
+/** The first MiB: what of it is not the domain's counts as device memory. */
+const LOW_MEMORY_FRAMES = 0x100;
+
+/** A code selector that a guest's call gate may name: its own part of the GDT, its LDT, or Xen's flat code segment. */
+function isGateSelector(selector: number): boolean {
+  const own = selector >> 3 < RESERVED_GDT.FIRST_RESERVED_GDT_ENTRY || (selector & 4) !== 0;
+  return own || selector === SELECTORS.FLAT_RING3_CS64;
+}
+
+/**
+ * What Xen makes of a descriptor that a guest may load; undefined: it may not. Code and data get DPL 3. A call gate gets
+ * DPL 0, so that using it faults, and keeps the DPL that it would have had as the RPL of its selector.
+ */
 export function fixDescriptor(desc: bigint): bigint | undefined {
   if ((desc & DESC_P) === 0n) return desc;
   if ((desc & DESC_S) !== 0n) return desc | DESC_DPL3;
   const type = Number((desc >> 40n) & 0xfn);
   if (type === 0) return desc;
-  // A call gate is cut off: no longer present.
-  return type === 0xc || type === 4 ? desc & ~DESC_P : undefined;
+  const selector = Number((desc >> 16n) & 0xffffn);
+  if (type !== CALL_GATE || (desc & GATE_RESERVED) !== 0n || !isGateSelector(selector)) return undefined;
+  return (desc & ~DESC_DPL3) | (3n << 16n);
+}
+
+/** What an L1 entry may not map because it is no RAM at all: device memory, or "no frame". */
+export function noRamError(mfn: number): number {
+  return mfn === NO_FRAME ? -E.XEN_EINVAL : -E.XEN_EPERM;
 }
 
 /** Frame_info's type field. */
@@ -148,7 +169,7 @@ export class PageTypes {
       const linear = rc === -E.XEN_EINVAL && (entry & PTE_RW) === 0n && this.getLinear(level, table, mfn);
       return linear ? 0 : rc;
     }
-    if (!this.d.frames.isFrame(mfn)) return mfn === NO_FRAME ? -E.XEN_EINVAL : -E.XEN_EPERM;
+    if (!this.d.frames.isFrame(mfn)) return noRamError(mfn);
     const write = (entry & PTE_RW) !== 0n;
     switch (this.d.frames.owner(mfn)) {
       case TRAP_FI.TRAP_FI_OWNER_DOMAIN:
@@ -158,7 +179,8 @@ export class PageTypes {
       case TRAP_FI.TRAP_FI_OWNER_XEN_RO:
         return write ? -E.XEN_EBUSY : 0;
       default:
-        return -E.XEN_EINVAL;
+        // Nobody's, or the module's: Xen finds no owner to take a reference from.
+        return mfn < LOW_MEMORY_FRAMES ? -E.XEN_EPERM : -E.XEN_EBUSY;
     }
   }
 

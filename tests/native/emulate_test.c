@@ -568,6 +568,7 @@ static void test_pt_refusals(void)
     struct trap_regs regs;
     u64 va = (u64)table + 0x100;
     u64 *shadow = (u64 *)(test_ram + PAGE_SIZE * TABLE_MFN + 0x100);
+    static u64 stack[2] = {0x1122334455667788, 0};
 
 #define REFUSED(name, setup, address, ...)                                                                             \
     reset(&regs);                                                                                                      \
@@ -589,6 +590,7 @@ static void test_pt_refusals(void)
     REFUSED("bt", , va, 0x48, 0x0f, 0xba, 0x27, 0x01);
     REFUSED("test", , va, 0xf6, 0x07, 0x01);
     REFUSED("cmpxchg16b", , va, 0x48, 0x0f, 0xc7, 0x0f);
+    REFUSED("a pop with an operation that does not exist", regs.rsp = (u64)stack, va, 0x8f, 0x0f);
     REFUSED("a load", , va, 0x48, 0x8b, 0x07);
     REFUSED("compatibility mode", regs.cs = FLAT_RING3_CS32, va, 0x89, 0x07);
 
@@ -621,6 +623,28 @@ static void test_pt_refusals(void)
     *shadow = 2;
     check("ptwr", "a cmpxchg that fails stores nothing",
           (PTW(&regs, va, 0xf0, 0x48, 0x0f, 0xb1, 0x0f) && !stores && regs.rax == 2) || FAIL("stores %d", stores));
+
+    /* An address by RSP counts as it is after the pop. */
+    reset(&regs);
+    regs.rdi = va;
+    regs.rsp = (u64)stack;
+    check("ptwr", "pop to [rdi]",
+          (PTW(&regs, va, 0x8f, 0x07) && *shadow == stack[0] && regs.rsp == (u64)&stack[1] &&
+           regs.rip == (u64)code + 2) ||
+              FAIL("rsp +%ld, stored %lx", regs.rsp - (u64)stack, *shadow));
+    reset(&regs);
+    regs.rdi = va;
+    regs.rsp = (u64)stack;
+    *shadow = 0;
+    check("ptwr", "a 16-bit pop",
+          (PTW(&regs, va, 0x66, 0x8f, 0x07) && *shadow == 0x7788 && regs.rsp == (u64)stack + 2) ||
+              FAIL("rsp +%ld, stored %lx", regs.rsp - (u64)stack, *shadow));
+    reset(&regs);
+    regs.rsp = (u64)stack;
+    regs.rcx = va - (u64)&stack[1];
+    check("ptwr", "pop to [rsp+rcx]",
+          (PTW(&regs, va, 0x8f, 0x04, 0x0c) && *shadow == stack[0] && regs.rsp == (u64)&stack[1]) ||
+              FAIL("rsp +%ld", regs.rsp - (u64)stack));
 }
 
 /* --- privileged instructions ----------------------------------------------------------------------------------------------- */

@@ -177,7 +177,8 @@ enum {
     NOT_OURS = 22,
     HOLE = 30,
     HOLE_END = 40,
-    FIRST = 64, /* first ordinary frame */
+    FIRST = 64,   /* first ordinary frame */
+    FREED = 1023, /* nobody's, and above 1 MiB */
 };
 
 static u64 *frame(u64 mfn)
@@ -227,6 +228,7 @@ static void reset(u32 ring, u32 flags, u32 nr_vps)
     }
     frame_info[XEN_RW] = (u64)TRAP_FI_OWNER_XEN << TRAP_FI_OWNER_SHIFT;
     frame_info[XEN_RO] = (u64)TRAP_FI_OWNER_XEN_RO << TRAP_FI_OWNER_SHIFT;
+    frame_info[FREED] = 0;
     for (u32 slot = TRAP_L4_FIRST; slot <= TRAP_L4_LAST; slot++)
         frame(MODULE_L4)[slot] = slot < 264 ? pte(MODULE_FIRST_L3 + slot - 256, RW) : 0;
     for (u32 i = 0; i < 2; i++) {
@@ -463,8 +465,10 @@ static void test_l1_refusals(void)
         {pte(s.l1, RW), E(EBUSY)},
         {pte(s.l4, RW), E(EBUSY)},
         {pte(s.l1, RO), 0},
-        {pte(NOT_OURS, RO), E(EINVAL)},
-        {pte(MODULE_L4, RO), E(EINVAL)},
+        {pte(NOT_OURS, RO), E(EPERM)},
+        {pte(MODULE_L4, RO), E(EPERM)}, /* both below 1 MiB */
+        {pte(FREED, RO), E(EBUSY)},
+        {pte(FREED, RW), E(EBUSY)},
         {pte(XEN_RW, RW), 0},
         {pte(XEN_RO, RW), E(EBUSY)},
         {pte(XEN_RO, RO), 0},
@@ -599,7 +603,7 @@ static void test_batches(void)
     /* The first error stops the call, and is its result. */
     reqs[70].val = pte(s.l1, RW);
     done = 99;
-    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 300, (u64)&done, 5), E(EBUSY));
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 300, (u64)&done, DOMID_SELF), E(EBUSY));
     CHECK_EQ(done, 70);
     done = 3;
     CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 10 | 0x80000000u, (u64)&done, DOMID_SELF), 0);
@@ -616,11 +620,28 @@ static void test_batches(void)
     CHECK_EQ(done, 0);
     /* Domains. */
     CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, 6), E(ESRCH));
-    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, 0), E(ESRCH));
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, 5), E(ESRCH));
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, 0), E(EPERM));
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 0, 0, 0), 0);
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_XEN), E(EPERM));
+    /* Device memory: an entry may keep its target, and no more. */
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_IO), 0);
+    reqs[0].val = pte(s.data + 1, RO);
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_IO), E(EPERM));
+    reqs[0].val = PTE_ADDR | RO;
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_IO), E(EINVAL));
+    reqs[0].val = pte(s.data, RO | PTE_PCD);
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_IO), E(EINVAL));
+    reqs[0].val = 0;
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_IO), 0);
+    CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_SELF | 1ul << 16), E(EPERM));
     CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_SELF | 6ul << 16), 0);
     CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, 1, 0, DOMID_SELF | 7ul << 16), E(ESRCH));
     struct mmuext_op op = {.cmd = MMUEXT_TLB_FLUSH_LOCAL};
     CHECK_EQ(do_mmuext_op(&vps[0], (u64)&op, 1, 0, 1), E(ESRCH));
+    CHECK_EQ(do_mmuext_op(&vps[0], (u64)&op, 1, 0, 5), E(ESRCH));
+    CHECK_EQ(do_mmuext_op(&vps[0], (u64)&op, 0, 0, 0), E(EPERM));
+    CHECK_EQ(do_mmuext_op(&vps[0], (u64)&op, 1, 0, DOMID_IO), E(EPERM));
     CHECK_ALL();
 }
 
@@ -708,7 +729,7 @@ static void test_mmuext(void)
     struct space s = build(FIRST);
     mm_boot_root(&vps[0], s.l4);
     CHECK_EQ(ext(MMUEXT_FLUSH_CACHE, 0, 0), E(EACCES));
-    CHECK_EQ(ext(MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0), E(EACCES));
+    CHECK_EQ(ext(MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0), E(EINVAL));
     CHECK_EQ(ext(MMUEXT_MARK_SUPER, s.data, 0), E(EOPNOTSUPP));
     CHECK_EQ(ext(MMUEXT_UNMARK_SUPER, s.data, 0), E(EOPNOTSUPP));
     CHECK_EQ(ext(14, 0, 0), E(ENOSYS));

@@ -14,9 +14,9 @@ import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
 import { MMU, MmuUpdate, UVMF } from '../../../../abi/xen/mmu';
 import { MMUEXT, MmuextOp } from '../../../../abi/xen/mmuext';
 import { PAGE_SIZE } from '../../domain-memory';
-import { GuestFault, isGuestAddress } from '../../guest-virtual';
+import { GuestFault, isGuestAddress, PTE_P, pteMfn } from '../../guest-virtual';
 import { storeEntry } from '../../page-entries';
-import { PageTypes } from '../../page-types';
+import { movesReferences, noRamError, PageTypes, typeOf } from '../../page-types';
 import type { XenDomain } from '../../xen-domain';
 import { arg32, arg64, type Handler, type HypercallCall, inSlices } from '../call';
 import { dropLdtWindow } from './descriptors';
@@ -28,8 +28,30 @@ const AT_ONCE = 32;
 /** Lots that are answered in one turn whatever the time. */
 const LOTS_AT_ONCE = 16;
 
-function checkDomain(d: XenDomain, domid: number): number {
-  return domid === DOMID.DOMID_SELF || domid === d.domid ? 0 : -E.XEN_ESRCH;
+/** Whose pages a foreigndom argument names. One's own number is not accepted for DOMID_SELF, as under Xen. */
+function pageOwner(d: XenDomain, domid: number): 'own' | 'io' | 'foreign' | 'nobody' {
+  if (domid === DOMID.DOMID_SELF) return 'own';
+  if (domid === DOMID.DOMID_IO) return 'io';
+  if (domid === DOMID.DOMID_XEN) return 'foreign';
+  const named = d.domainById(domid);
+  return named === undefined || named === 'self' ? 'nobody' : 'foreign';
+}
+
+/** For calls that have one owner for everything: 0 or -errno. */
+function ownPagesOnly(d: XenDomain, domid: number): number {
+  const owner = pageOwner(d, domid);
+  if (owner === 'own') return 0;
+  return owner === 'nobody' ? -E.XEN_ESRCH : -E.XEN_EPERM;
+}
+
+/** DOMID_IO as the owner of what an L1 entry maps: there is none of it, only an entry that keeps its target passes. */
+function ioRefusal(d: XenDomain, c: HypercallCall, mfn: number, slot: number, value: bigint): number {
+  const types = new PageTypes(d, c);
+  const info = d.frames.info(mfn);
+  if (!types.isLiveTable(info) || typeOf(info) !== TRAP_FI.TRAP_FI_L1 || (value & PTE_P) === 0n) return 0;
+  if ((value & types.disallowedBits(1)) !== 0n) return 0;
+  if (!movesReferences(d.memory.load64(types.entryAt(mfn, slot)), value)) return 0;
+  return d.frames.isFrame(pteMfn(value)) ? -E.XEN_EPERM : noRamError(pteMfn(value));
 }
 
 /** Copies of up to `count` elements of a guest array: those in front of the first page that cannot be read. */
@@ -101,11 +123,12 @@ function frameOf(d: XenDomain, address: bigint): number | undefined {
 
 export const mmuUpdate: Handler = (d, c) => {
   const foreign = arg32(c, 3);
-  const check = () => {
-    const tableOwner = foreign >>> 16;
-    if (tableOwner !== 0 && tableOwner - 1 !== d.domid) return -E.XEN_ESRCH;
-    return checkDomain(d, foreign & 0xffff);
-  };
+  const owner = pageOwner(d, foreign & 0xffff);
+  // The owner of the tables is given as domid + 1; SELF is not a number there.
+  const tables = foreign >>> 16 === 0 ? 'self' : d.domainById((foreign >>> 16) - 1);
+  // Whether another domain may be changed is asked for each request, so that none of them is answered 0.
+  const check = () => (tables === undefined || owner === 'nobody' ? -E.XEN_ESRCH : 0);
+  const refused = owner === 'foreign' || tables !== 'self';
   return batch(d, c, MmuUpdate.size, check, (view) => {
     const ptr = MmuUpdate.get.ptr(view, 0);
     const value = MmuUpdate.get.val(view, 0);
@@ -116,12 +139,17 @@ export const mmuUpdate: Handler = (d, c) => {
       case MMU.MMU_NORMAL_PT_UPDATE:
       case MMU.MMU_PT_UPDATE_PRESERVE_AD:
       case MMU.MMU_PT_UPDATE_NO_TRANSLATE: {
+        if (refused) return -E.XEN_EPERM;
         if (mfn === undefined) return -E.XEN_EINVAL;
         const slot = Number(ptr & 0xfffn) >> 3;
+        const rc = owner === 'io' ? ioRefusal(d, c, mfn, slot, value) : 0;
+        if (rc !== 0) return rc;
         return storeEntry(d, c, mfn, 0, slot, value, { keepAd: cmd === MMU.MMU_PT_UPDATE_PRESERVE_AD });
       }
       case MMU.MMU_MACHPHYS_UPDATE:
-        if (mfn === undefined || d.frames.owner(mfn) === TRAP_FI.TRAP_FI_OWNER_NONE) return -E.XEN_EINVAL;
+        if (refused) return -E.XEN_EPERM;
+        if (owner === 'io' || mfn === undefined) return -E.XEN_EINVAL;
+        if (d.frames.owner(mfn) === TRAP_FI.TRAP_FI_OWNER_NONE) return -E.XEN_EINVAL;
         d.frames.setM2p(mfn, value);
         return 0;
       default:
@@ -161,7 +189,7 @@ export const updateVaMapping: Handler = (d, c) => {
 };
 
 export const updateVaMappingOtherdomain: Handler = (d, c) => {
-  const rc = checkDomain(d, arg32(c, 3) & 0xffff);
+  const rc = ownPagesOnly(d, arg32(c, 3) & 0xffff);
   return rc !== 0 ? rc : updateVaMapping(d, c);
 };
 
@@ -248,8 +276,9 @@ function oneExtended(d: XenDomain, c: HypercallCall, view: DataView): number {
       c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
       return 0;
     case MMUEXT.MMUEXT_FLUSH_CACHE:
-    case MMUEXT.MMUEXT_FLUSH_CACHE_GLOBAL:
       return -E.XEN_EACCES;
+    case MMUEXT.MMUEXT_FLUSH_CACHE_GLOBAL:
+      return -E.XEN_EINVAL;
     case MMUEXT.MMUEXT_SET_LDT:
       return setLdt(d, c, arg1, MmuextOp.get.arg2_nr_ents(view, 0));
     case MMUEXT.MMUEXT_CLEAR_PAGE:
@@ -275,6 +304,6 @@ export const mmuextOp: Handler = (d, c) =>
     d,
     c,
     MmuextOp.size,
-    () => checkDomain(d, arg32(c, 3)),
+    () => ownPagesOnly(d, arg32(c, 3) & 0xffff),
     (view) => oneExtended(d, c, view),
   );
