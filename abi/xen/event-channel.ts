@@ -114,6 +114,7 @@ export const EVTCHNOP = constants('Xen public/event_channel.h: event_channel_op 
   EVTCHNOP_bind_vcpu: 8,
   EVTCHNOP_unmask: 9,
   EVTCHNOP_reset: 10,
+  EVTCHNOP_reset_cont: 14,
   EVTCHNOP_init_control: 11,
   EVTCHNOP_expand_array: 12,
   EVTCHNOP_set_priority: 13,

@@ -1,8 +1,8 @@
 /**
  * Hypercall numbers. Implements Xen public/xen.h, __HYPERVISOR_*.
  *
- * Quirks: 11 and 43 to 47 are not in use; 48 to 55 are the architecture's, and x86 uses
- * only the first of them, for machine checks. hypercalls.ts describes them.
+ * Quirks: 11 and 43 to 47 are not in use; 48 to 55 are the architecture's, and x86 uses the first two of them, for
+ * machine checks and for going on with a shadow operation. hypercalls.ts describes them.
  */
 import { constants } from '../layout';
 

@@ -188,9 +188,10 @@ export const HYPERCALLS = {
   },
   physdev_op_compat: {
     number: H.__HYPERVISOR_physdev_op_compat,
-    privilege: 'nobody',
+    privilege: 'any',
     args: [pointer('op')],
-    errors: [err('ENOSYS', 'superseded by physdev_op')],
+    errors: [BAD_POINTER, UNKNOWN_OP],
+    subopIn: { in: 'struct', field: 'cmd' },
   },
   grant_table_op: {
     number: H.__HYPERVISOR_grant_table_op,
@@ -212,7 +213,11 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_update_va_mapping_otherdomain,
     privilege: 'any',
     args: [address('va'), machine('val'), value('flags'), value('domid')],
-    errors: [err('ESRCH', 'no such domain'), err('EINVAL', 'as for update_va_mapping')],
+    errors: [
+      err('ESRCH', 'no such domain, or the caller’s own number'),
+      err('EPERM', 'the domain’s pages are not the caller’s to map'),
+      err('EINVAL', 'as for update_va_mapping'),
+    ],
   },
   iret: {
     number: H.__HYPERVISOR_iret,
@@ -284,7 +289,12 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_xenoprof_op,
     privilege: 'nobody',
     args: [value('op'), pointer('arg')],
-    errors: [NOT_BUILT, err('EINVAL', 'built, but no such operation'), err('EPERM', 'built, but the caller may not')],
+    errors: [
+      BAD_POINTER,
+      err('EINVAL', 'no such operation, or the profiler was not set up'),
+      err('EPERM', 'only the primary profiler may'),
+      err('ENODEV', 'the CPU has no counters that are known'),
+    ],
   },
   event_channel_op: {
     number: H.__HYPERVISOR_event_channel_op,
@@ -306,7 +316,7 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_hvm_op,
     privilege: 'hvm',
     args: [value('op'), pointer('arg')],
-    errors: [UNKNOWN_OP, err('EINVAL', 'the domain is paravirtualized')],
+    errors: [UNKNOWN_OP, BAD_POINTER, err('EINVAL', 'the domain is paravirtualized')],
     subopIn: ARG0,
   },
   sysctl: {
@@ -338,7 +348,7 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_argo_op,
     privilege: 'nobody',
     args: [value('cmd'), pointer('arg1'), pointer('arg2'), value('arg3'), value('arg4')],
-    errors: [err('EOPNOTSUPP', 'switched off'), NOT_BUILT],
+    errors: [NOT_BUILT],
     subopIn: ARG0,
   },
   xenpmu_op: {
@@ -353,13 +363,19 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_dm_op,
     privilege: 'control',
     args: [value('domid'), value('nr_bufs'), pointer('bufs')],
-    errors: [err('EPERM', 'the caller is no device model of the domain'), err('ESRCH', 'no such domain')],
+    errors: [
+      err('E2BIG', 'more than two buffers'),
+      err('ENODATA', 'no buffer'),
+      BAD_POINTER,
+      err('ESRCH', 'no such domain'),
+      err('EPERM', 'the caller is no device model of the domain'),
+    ],
   },
   hypfs_op: {
     number: H.__HYPERVISOR_hypfs_op,
     privilege: 'control',
     args: [value('cmd'), pointer('arg1'), value('arg2'), pointer('arg3'), value('arg4')],
-    errors: [NOT_BUILT, NOT_CONTROL],
+    errors: [NOT_CONTROL],
     subopIn: ARG0,
   },
   mca: {
@@ -367,6 +383,17 @@ export const HYPERCALLS = {
     privilege: 'control',
     args: [pointer('op')],
     errors: [NOT_CONTROL],
+  },
+  paging_domctl_cont: {
+    number: H.__HYPERVISOR_arch_1,
+    privilege: 'control',
+    args: [pointer('op')],
+    errors: [
+      BAD_POINTER,
+      err('EOPNOTSUPP', 'not a shadow operation of this interface version'),
+      err('ESRCH', 'no such domain'),
+      NOT_CONTROL,
+    ],
   },
 } as const satisfies Record<string, HypercallDecl>;
 

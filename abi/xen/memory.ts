@@ -90,6 +90,17 @@ export const XenMemAcquireResource = struct('xen_mem_acquire_resource', `${SPEC}
   frame_list: { type: 'u64', offset: 24, doc: 'guest pointer to u64 frames' },
 });
 
+export const XenReservedDeviceMemoryMap = struct(
+  'xen_reserved_device_memory_map',
+  `${SPEC} xen_reserved_device_memory_map`,
+  24,
+  {
+    flags: { type: 'u32', offset: 0, doc: 'XENMEM_RDM_ALL' },
+    nr_entries: { type: 'u32', offset: 4, doc: 'in: room in the buffer; out: entries that there are' },
+    buffer: { type: 'u64', offset: 8, doc: 'guest pointer' },
+  },
+);
+
 export const XenVmemrange = struct('xen_vmemrange', `${SPEC} xen_vmemrange`, 24, {
   start: { type: 'u64', offset: 0 },
   end: { type: 'u64', offset: 8 },
@@ -155,6 +166,7 @@ export const XENMEM = constants('Xen public/memory.h: memory_op commands', {
 });
 
 export const XENMEM_FLAGS = constants('Xen public/memory.h: flags, spaces, resources', {
+  XENMEM_RDM_ALL: 1,
   XENMEMF_populate_on_demand: 0x10000,
   XENMEMF_exact_node_request: 0x20000,
   XENMEMF_vnode: 0x40000,

@@ -117,6 +117,12 @@ export const EVENT_CHANNEL_OP_SUBOPS = {
     argStruct: EvtchnReset,
     errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, err('EBUSY', 'a reset is under way')],
   },
+  reset_cont: {
+    number: EVTCHNOP.EVTCHNOP_reset_cont,
+    privilege: 'any',
+    argStruct: EvtchnReset,
+    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, err('EBUSY', 'no reset is under way')],
+  },
   init_control: {
     number: EVTCHNOP.EVTCHNOP_init_control,
     privilege: 'any',

@@ -16,6 +16,7 @@ import {
   XenMemoryReservation,
   XenPodTarget,
   XenRemoveFromPhysmap,
+  XenReservedDeviceMemoryMap,
   XenVnumaTopologyInfo,
 } from './memory';
 
@@ -62,9 +63,9 @@ export const MEMORY_OP_SUBOPS = {
   },
   machphys_mfn_list: {
     number: XENMEM.XENMEM_machphys_mfn_list,
-    privilege: 'control',
+    privilege: 'any',
     argStruct: XenMachphysMfnList,
-    errors: [BAD_POINTER, NOT_CONTROL],
+    errors: [BAD_POINTER],
   },
   populate_physmap: {
     number: XENMEM.XENMEM_populate_physmap,
@@ -77,7 +78,7 @@ export const MEMORY_OP_SUBOPS = {
     number: XENMEM.XENMEM_add_to_physmap,
     privilege: 'hvm',
     argStruct: XenAddToPhysmap,
-    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, TRANSLATED_ONLY],
+    errors: [BAD_POINTER, NO_DOMAIN, TRANSLATED_ONLY],
   },
   memory_map: {
     number: XENMEM.XENMEM_memory_map,
@@ -131,7 +132,7 @@ export const MEMORY_OP_SUBOPS = {
     number: XENMEM.XENMEM_remove_from_physmap,
     privilege: 'hvm',
     argStruct: XenRemoveFromPhysmap,
-    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, TRANSLATED_ONLY],
+    errors: [BAD_POINTER, NO_DOMAIN, TRANSLATED_ONLY],
   },
   set_pod_target: {
     number: XENMEM.XENMEM_set_pod_target,
@@ -149,16 +150,24 @@ export const MEMORY_OP_SUBOPS = {
     number: XENMEM.XENMEM_get_sharing_freed_pages,
     privilege: 'any',
     returns: 'pages saved by sharing',
-    errors: [err('ENOSYS', 'page sharing is not built')],
+    errors: [],
   },
   get_sharing_shared_pages: {
     number: XENMEM.XENMEM_get_sharing_shared_pages,
     privilege: 'any',
     returns: 'pages that are shared',
-    errors: [err('ENOSYS', 'page sharing is not built')],
+    errors: [],
   },
-  paging_op: { number: XENMEM.XENMEM_paging_op, privilege: 'control', errors: [BAD_POINTER, NOT_CONTROL] },
-  access_op: { number: XENMEM.XENMEM_access_op, privilege: 'control', errors: [BAD_POINTER, NOT_CONTROL] },
+  paging_op: {
+    number: XENMEM.XENMEM_paging_op,
+    privilege: 'nobody',
+    errors: [err('ENOSYS', 'paging of domains is not built')],
+  },
+  access_op: {
+    number: XENMEM.XENMEM_access_op,
+    privilege: 'control',
+    errors: [BAD_POINTER, NO_DOMAIN, NOT_CONTROL, err('EINVAL', 'the domain has no access table')],
+  },
   sharing_op: {
     number: XENMEM.XENMEM_sharing_op,
     privilege: 'control',
@@ -168,7 +177,7 @@ export const MEMORY_OP_SUBOPS = {
     number: XENMEM.XENMEM_add_to_physmap_batch,
     privilege: 'hvm',
     argStruct: XenAddToPhysmapBatch,
-    errors: [BAD_POINTER, NO_DOMAIN, FOREIGN, TRANSLATED_ONLY],
+    errors: [BAD_POINTER, NO_DOMAIN, TRANSLATED_ONLY],
   },
   claim_pages: {
     number: XENMEM.XENMEM_claim_pages,
@@ -178,9 +187,9 @@ export const MEMORY_OP_SUBOPS = {
   },
   machphys_compat_mfn_list: {
     number: XENMEM.XENMEM_machphys_compat_mfn_list,
-    privilege: 'control',
+    privilege: 'nobody',
     argStruct: XenMachphysMfnList,
-    errors: [BAD_POINTER, NOT_CONTROL],
+    errors: [err('EOPNOTSUPP', '32-bit PV is not built')],
   },
   get_vnumainfo: {
     number: XENMEM.XENMEM_get_vnumainfo,
@@ -197,11 +206,11 @@ export const MEMORY_OP_SUBOPS = {
   reserved_device_memory_map: {
     number: XENMEM.XENMEM_reserved_device_memory_map,
     privilege: 'any',
+    argStruct: XenReservedDeviceMemoryMap,
     errors: [
       BAD_POINTER,
       err('EINVAL', 'unknown flags'),
       err('ENOBUFS', 'there are more entries than the buffer holds'),
-      err('ENOSYS', 'pass-through is not built'),
     ],
   },
   acquire_resource: {

@@ -74,7 +74,7 @@ export const PHYSDEV_OP_SUBOPS = {
   irq_unmask_notify: { number: PHYSDEVOP.PHYSDEVOP_IRQ_UNMASK_NOTIFY, privilege: 'any', errors: [] },
   irq_status_query: {
     number: PHYSDEVOP.PHYSDEVOP_irq_status_query,
-    privilege: 'hardware',
+    privilege: 'any',
     argStruct: PhysdevIrqStatusQuery,
     errors: [BAD_POINTER, NO_PIRQ],
   },
@@ -140,9 +140,9 @@ export const PHYSDEV_OP_SUBOPS = {
   setup_gsi: { number: PHYSDEVOP.PHYSDEVOP_setup_gsi, privilege: 'hardware', errors: [NO_HARDWARE] },
   get_free_pirq: {
     number: PHYSDEVOP.PHYSDEVOP_get_free_pirq,
-    privilege: 'hardware',
+    privilege: 'any',
     argStruct: PhysdevGetFreePirq,
-    errors: [BAD_POINTER, NO_HARDWARE],
+    errors: [BAD_POINTER, err('ENOSPC', 'all are reserved')],
   },
   pci_mmcfg_reserved: { number: PHYSDEVOP.PHYSDEVOP_pci_mmcfg_reserved, privilege: 'hardware', errors: [NO_HARDWARE] },
   pci_device_add: { number: PHYSDEVOP.PHYSDEVOP_pci_device_add, privilege: 'hardware', errors: [NO_HARDWARE] },

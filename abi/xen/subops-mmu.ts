@@ -63,7 +63,7 @@ export const MMUEXT_OP_SUBOPS = {
   flush_cache_global: {
     number: MMUEXT.MMUEXT_FLUSH_CACHE_GLOBAL,
     privilege: 'hardware',
-    errors: [err('EACCES', NO_HARDWARE)],
+    errors: [err('EINVAL', NO_HARDWARE)],
   },
   mark_super: {
     number: MMUEXT.MMUEXT_MARK_SUPER,

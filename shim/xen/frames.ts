@@ -20,6 +20,16 @@ const OWNER_SHIFT = BigInt(TRAP_FI.TRAP_FI_OWNER_SHIFT);
 const COUNT_MASK = BigInt(TRAP_FI.TRAP_FI_COUNT_MASK);
 const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
 
+const FRAMES_PER_SWEEP = 1024;
+
+function* take<T>(from: Iterable<T>, count: number): Generator<T> {
+  let taken = 0;
+  for (const one of from) {
+    if (taken++ === count) return;
+    yield one;
+  }
+}
+
 /** A bit for each frame; `ranges` undefined sets all. */
 function bitmap(nrFrames: number, ranges: readonly (readonly [number, number])[] = [[0, nrFrames]]): Uint32Array {
   const bits = new Uint32Array((nrFrames + 31) >> 5);
@@ -51,6 +61,8 @@ export class Frames {
   private readonly free: Uint32Array;
   private freeCount = 0;
   private hint = 0;
+  /** Frames that the domain gave up while something still refers to them. */
+  private readonly leaving = new Set<number>();
   /** One bit for each frame that may be the domain's, and one for those that it and the hypervisor share. */
   private readonly domain: Uint32Array;
   private readonly shared: Uint32Array;
@@ -155,6 +167,25 @@ export class Frames {
       this.free[i >> 5]! |= 1 << (i & 31);
       this.freeCount++;
       if (i < this.hint) this.hint = i;
+    }
+  }
+
+  /**
+   * The domain gives a frame up. While something refers to it, which the type count tells for everything but read-only
+   * mappings, it stays the domain's, M2P entry and all; it is free once `sweep` finds that nothing does.
+   */
+  giveUp(mfn: number): void {
+    if ((this.info(mfn) & COUNT_MASK) === 0n) this.release(mfn);
+    else this.leaving.add(mfn);
+  }
+  isLeaving(mfn: number): boolean {
+    return this.leaving.has(mfn);
+  }
+  /** Frees what has been given up and is no longer referred to; looks at a bounded number, in turn. */
+  sweep(): void {
+    for (const mfn of [...take(this.leaving, FRAMES_PER_SWEEP)]) {
+      this.leaving.delete(mfn);
+      this.giveUp(mfn);
     }
   }
 

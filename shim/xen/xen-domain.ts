@@ -95,6 +95,8 @@ export class XenDomain {
   shutdownReason: number | undefined;
   /** PHYSDEVOP_pirq_eoi_gmfn was accepted (once for each domain). */
   pirqEoiMapRegistered = false;
+  /** PHYSDEVOP_get_free_pirq gave these away. */
+  readonly reservedPirqs = new Set<number>();
   /** vCPUs whose vcpu_info has been registered (once for each). */
   readonly vcpuInfoRegistered = new Set<number>();
   /** No more work for this domain: long hypercalls stop where they are, and nobody is answered. */

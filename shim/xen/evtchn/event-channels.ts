@@ -24,8 +24,11 @@ import { type BackendEnd, DEFAULT_PRIORITY, encodePort, type Port, type PortStat
 
 /** Ports per bucket in Xen 4.17 (one page of struct evtchn). */
 const BUCKET = 64;
+/** GSIs of a machine with one I/O APIC; the first of them are the ISA interrupts. */
+export const NR_GSIS = 24;
+export const NR_ISA_IRQS = 16;
 /** pirqs that a plain domU has in Xen (GSIs and 32 more); binding any of them is EPERM, beyond is EINVAL. */
-const NR_PIRQS = 48;
+export const NR_PIRQS = NR_GSIS + 32;
 const WORDS_PER_PAGE = PAGE_SIZE / 4;
 const MAX_ARRAY_PAGES = EVTCHN_FIFO.EVTCHN_FIFO_NR_CHANNELS / WORDS_PER_PAGE;
 

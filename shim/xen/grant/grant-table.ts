@@ -12,7 +12,8 @@
  * several times; its bits are cleared with the last release.
  *
  * Quirks: entries 0 and 1 are seeded for console and xenstore. Changing the version clears all entries but the first
- * eight. Transitive grants are refused: there is no other domain that they could lead to.
+ * eight; going back to version 1 is refused while a status page is mapped anywhere, which only a look at all page tables
+ * tells. Transitive grants are refused: there is no other domain that they could lead to.
  */
 
 import { TRAP_FI } from '../../../abi/trap';
@@ -21,6 +22,8 @@ import { GNTST } from '../../../abi/xen/grant-ops';
 import { GNTTAB, GrantEntryV1, GrantEntryV2, GTF } from '../../../abi/xen/grant-table';
 import { PAGE_SIZE } from '../domain-memory';
 import { SHARED_M2P_ENTRY } from '../frames';
+import { PTE_P, pteMfn } from '../guest-virtual';
+import { inSlices } from '../hypercalls/call';
 import type { XenDomain } from '../xen-domain';
 
 const V1_PER_FRAME = PAGE_SIZE / GrantEntryV1.size;
@@ -258,9 +261,34 @@ export class GrantTable {
   }
 
   /** GNTTABOP_set_version: 0 or -errno. */
-  setVersion(version: number): number {
+  setVersion(version: number): number | Promise<number> {
     if (version !== 1 && version !== 2) return -E.XEN_EINVAL;
     if (version === this.version) return 0;
+    if (version === 2 || this.nrStatusFrames === 0) return this.changeVersion(version);
+    const mapped = this.isStatusMapped();
+    if (typeof mapped === 'boolean') return mapped ? -E.XEN_EBUSY : this.changeVersion(version);
+    return mapped.then((is) => (is ? -E.XEN_EBUSY : this.changeVersion(version)));
+  }
+
+  /** Does an entry of any L1 table of the domain map a status page? */
+  private isStatusMapped(): boolean | Promise<boolean> {
+    const status = new Set<number>();
+    for (let i = 0; i < this.nrStatusFrames; i++) status.add(this.statusFrameMfn(i));
+    const { frames, memory } = this.d;
+    const look = (mfn: number): boolean | undefined => {
+      if (!frames.isOwned(mfn) || frames.type(mfn) !== TRAP_FI.TRAP_FI_L1) return undefined;
+      const table = memory.copyOut(mfn * PAGE_SIZE, PAGE_SIZE);
+      const entries = new DataView(table.buffer, table.byteOffset, table.byteLength);
+      for (let at = 0; at < PAGE_SIZE; at += 8) {
+        if ((entries.getUint8(at) & Number(PTE_P)) === 0) continue;
+        if (status.has(pteMfn(entries.getBigUint64(at, true)))) return true;
+      }
+      return undefined;
+    };
+    return inSlices(this.d, 0, frames.nrFrames, look, false);
+  }
+
+  private changeVersion(version: number): number {
     const reserved = GNTTAB.GNTTAB_NR_RESERVED_ENTRIES;
     for (const ref of this.active.keys()) if (ref >= reserved) return -E.XEN_EBUSY;
     const kept: Entry[] = [];

@@ -24,8 +24,8 @@ import { setGdt, updateDescriptor } from './hot/descriptors';
 import { mmuextOp, mmuUpdate, updateVaMapping, updateVaMappingOtherdomain } from './hot/mmu';
 import { setTimerOp } from './hot/timers';
 import { memoryOp } from './memory-op';
-import { physdevOp } from './physdev-op';
-import { controlOp, hvmOp, refuse } from './privileged';
+import { physdevOp, physdevOpCompat } from './physdev-op';
+import { controlOp, dmOp, hvmOp, pagingDomctlCont, platformOp, refuse, xenoprofOp } from './privileged';
 import { schedOp, schedOpCompat } from './sched-op';
 import { vcpuOp } from './vcpu-op';
 import { vmAssist } from './vm-assist';
@@ -61,7 +61,7 @@ export const HANDLERS: Readonly<Record<HypercallName, Handler>> = {
   set_callbacks: setCallbacks,
   fpu_taskswitch: inModule,
   sched_op_compat: schedOpCompat,
-  platform_op: refuse(E.XEN_EPERM),
+  platform_op: platformOp,
   set_debugreg: setDebugreg,
   get_debugreg: getDebugreg,
   update_descriptor: updateDescriptor,
@@ -72,7 +72,7 @@ export const HANDLERS: Readonly<Record<HypercallName, Handler>> = {
   event_channel_op_compat: eventChannelOpCompat,
   xen_version: xenVersion,
   console_io: consoleIo,
-  physdev_op_compat: refuse(E.XEN_ENOSYS),
+  physdev_op_compat: physdevOpCompat,
   grant_table_op: grantTableOp,
   vm_assist: vmAssist,
   update_va_mapping_otherdomain: updateVaMappingOtherdomain,
@@ -84,7 +84,7 @@ export const HANDLERS: Readonly<Record<HypercallName, Handler>> = {
   nmi_op: nmiOp,
   sched_op: schedOp,
   callback_op: callbackOp,
-  xenoprof_op: refuse(E.XEN_ENOSYS),
+  xenoprof_op: xenoprofOp,
   event_channel_op: eventChannelOp,
   physdev_op: physdevOp,
   hvm_op: hvmOp,
@@ -92,11 +92,12 @@ export const HANDLERS: Readonly<Record<HypercallName, Handler>> = {
   domctl: controlOp,
   kexec_op: refuse(E.XEN_EPERM),
   tmem_op: refuse(E.XEN_ENOSYS),
-  argo_op: refuse(E.XEN_EOPNOTSUPP),
+  argo_op: refuse(E.XEN_ENOSYS),
   xenpmu_op: refuse(E.XEN_EOPNOTSUPP),
-  dm_op: refuse(E.XEN_EPERM),
-  hypfs_op: refuse(E.XEN_ENOSYS),
+  dm_op: dmOp,
+  hypfs_op: refuse(E.XEN_EPERM),
   mca: refuse(E.XEN_EPERM),
+  paging_domctl_cont: pagingDomctlCont,
 };
 
 const BY_NUMBER = new Map<number, Handler>(

@@ -89,14 +89,15 @@ function querySize(d: XenDomain, c: HypercallCall, arg: bigint): number {
   return 0;
 }
 
-function setVersion(d: XenDomain, c: HypercallCall, arg: bigint): number {
+function setVersion(d: XenDomain, c: HypercallCall, arg: bigint): number | Promise<number> {
   const v = c.guest.view(arg, GnttabSetVersion.size);
-  const version = GnttabSetVersion.get.version(v, 0);
-  if (version !== 1 && version !== 2) return -E.XEN_EINVAL;
-  const rc = d.grants.setVersion(version);
-  GnttabSetVersion.set.version(v, 0, d.grants.version);
-  c.guest.store(arg, v);
-  return rc;
+  const report = (rc: number): number => {
+    GnttabSetVersion.set.version(v, 0, d.grants.version);
+    c.guest.store(arg, v);
+    return rc;
+  };
+  const rc = d.grants.setVersion(GnttabSetVersion.get.version(v, 0));
+  return typeof rc === 'number' ? report(rc) : rc.then(report);
 }
 
 function getVersion(d: XenDomain, c: HypercallCall, arg: bigint): number {

@@ -5,10 +5,10 @@
  * above 5 are the extent to start from: Xen's continuation encoding, which a guest can use too. Long lists are done in
  * pieces, with turns of the event loop between.
  *
- * Quirks: a frame that is a page table, a descriptor table or not the domain's is not taken back; whether it is still
- * mapped as data is not known here (the trap module counts that only under strict rules), so a guest that frees a
- * mapped frame shares it with whatever it populates next: with itself. Everything that needs translated memory is
- * refused.
+ * Quirks: a frame that is a page table, a descriptor table or not the domain's is not taken back. One that is still
+ * mapped writable is given up when the last such mapping goes, which is noticed at the next memory_op; read-only mappings
+ * are not counted, so a guest that frees a frame mapped like that shares it with whatever it populates next: with itself.
+ * Everything that needs translated memory is refused.
  */
 import { TRAP_FI } from '../../../abi/trap';
 import { ADDRESS_SPACE } from '../../../abi/xen/address-space';
@@ -21,6 +21,7 @@ import {
   XenAddToPhysmapBatch,
   XenForeignMemoryMap,
   XenMachphysMapping,
+  XenMachphysMfnList,
   XenMemAcquireResource,
   XenMemoryDomain,
   XenMemoryExchange,
@@ -28,10 +29,12 @@ import {
   XenMemoryReservation,
   XenPodTarget,
   XenRemoveFromPhysmap,
+  XenReservedDeviceMemoryMap,
   XenVnumaTopologyInfo,
 } from '../../../abi/xen/memory';
 import { SharedInfo } from '../../../abi/xen/shared-info';
 import { GuestFault } from '../guest-virtual';
+import { PAGE_SIZE } from '../domain-memory';
 import type { XenDomain } from '../xen-domain';
 import { arg64, type Handler, type HypercallCall, inSlices } from './call';
 
@@ -42,6 +45,11 @@ const MEMOP_EXTENT_SHIFT = 6n;
 /** Beyond this the continuation encoding has no room. */
 const MAX_EXTENTS = 0xffff_ffffn >> MEMOP_EXTENT_SHIFT;
 const E820MAX = 128;
+/** What one entry of XENMEM_machphys_mfn_list stands for, in bytes. */
+const M2P_PIECE = 0x20_0000;
+/** struct xen_mem_access_op: its size, and where its domid is. */
+const MEM_ACCESS_SIZE = 32;
+const MEM_ACCESS_DOMID = 2;
 
 interface Reservation {
   readonly list: bigint;
@@ -81,7 +89,9 @@ function entryAt(list: bigint, i: number): bigint {
 
 /** A frame number from the guest as a frame of the domain, or undefined. */
 function ownFrame(d: XenDomain, mfn: bigint): number | undefined {
-  return mfn < BigInt(d.frames.nrFrames) && d.frames.isOwned(Number(mfn)) ? Number(mfn) : undefined;
+  if (mfn >= BigInt(d.frames.nrFrames)) return undefined;
+  const frame = Number(mfn);
+  return d.frames.isOwned(frame) && !d.frames.isLeaving(frame) ? frame : undefined;
 }
 
 /** May the domain give up this frame? */
@@ -96,7 +106,7 @@ function decrease(d: XenDomain, c: HypercallCall, r: Reservation, i: number): bo
   for (let j = 0n; j < BigInt(2 ** r.order); j++) {
     const mfn = ownFrame(d, first + j);
     if (mfn === undefined || !releasable(d, mfn)) return false;
-    d.frames.release(mfn);
+    d.frames.giveUp(mfn);
     d.nrPages--;
   }
   return true;
@@ -147,6 +157,7 @@ function exchange(d: XenDomain, c: HypercallCall): number | Promise<number> {
   if (exchanged > input.nr || input.nr > MAX_EXTENTS || output.nr > MAX_EXTENTS) return -E.XEN_EINVAL;
   if (input.nr << BigInt(input.order) !== output.nr << BigInt(output.order)) return -E.XEN_EINVAL;
   if (input.domid !== output.domid) return -E.XEN_EINVAL;
+  if (exchanged === input.nr) return 0;
   const target = d.domainByAnyId(input.domid);
   if (target === undefined) return -E.XEN_ESRCH;
   if (target !== 'self') return -E.XEN_EPERM;
@@ -256,12 +267,51 @@ function selfOnly(d: XenDomain, c: HypercallCall, size: number): number {
   return target === 'self' ? 0 : -E.XEN_EPERM;
 }
 
+/** No domain is translated: whichever exists is refused, before anybody asks whose it is. */
+function translatedOnly(d: XenDomain, c: HypercallCall, size: number): number {
+  const target = d.domainByAnyId(c.guest.view(arg64(c, 1), size).getUint16(0, true));
+  return target === undefined ? -E.XEN_ESRCH : -E.XEN_EACCES;
+}
+
+/** The frames of the machine-to-physical table, one for each 2 MiB of it, which any domain may ask for. */
+function machphysFrames(d: XenDomain, c: HypercallCall): number {
+  const arg = arg64(c, 1);
+  const view = c.guest.view(arg, XenMachphysMfnList.size);
+  const pieces = Math.ceil((d.frames.nrFrames * 8) / M2P_PIECE);
+  const count = Math.min(XenMachphysMfnList.get.max_extents(view, 0), pieces);
+  const list = XenMachphysMfnList.get.extent_start(view, 0);
+  for (let i = 0; i < count; i++) {
+    c.guest.writeU64(entryAt(list, i), BigInt(d.frames.m2pFirstFrame + (i * M2P_PIECE) / PAGE_SIZE));
+  }
+  XenMachphysMfnList.set.nr_extents(view, 0, count);
+  c.guest.store(arg, view);
+  return 0;
+}
+
+function memAccess(d: XenDomain, c: HypercallCall): number {
+  const target = d.domainById(c.guest.view(arg64(c, 1), MEM_ACCESS_SIZE).getUint16(MEM_ACCESS_DOMID, true));
+  if (target === undefined) return -E.XEN_ESRCH;
+  // No domain has an access table.
+  return target === 'self' ? -E.XEN_EPERM : -E.XEN_EINVAL;
+}
+
+/** No device is passed through, so no memory is reserved for any. */
+function reservedDeviceMemory(c: HypercallCall): number {
+  const arg = arg64(c, 1);
+  const view = c.guest.view(arg, XenReservedDeviceMemoryMap.size);
+  if ((XenReservedDeviceMemoryMap.get.flags(view, 0) & ~XENMEM_FLAGS.XENMEM_RDM_ALL) !== 0) return -E.XEN_EINVAL;
+  XenReservedDeviceMemoryMap.set.nr_entries(view, 0, 0);
+  c.guest.store(arg, view);
+  return 0;
+}
+
 function maximumGpfn(d: XenDomain): bigint {
   const maxPfn = d.memory.load64(d.sharedInfoGpa + SharedInfo.offsetOf('arch'));
   return maxPfn === 0n ? 0n : BigInt.asIntN(64, maxPfn - 1n);
 }
 
 export const memoryOp: Handler = (d, c) => {
+  d.frames.sweep();
   const cmd = Number(arg64(c, 0) & MEMOP_CMD_MASK);
   const start = arg64(c, 0) >> MEMOP_EXTENT_SHIFT;
   switch (cmd) {
@@ -295,12 +345,12 @@ export const memoryOp: Handler = (d, c) => {
       const view = c.guest.view(arg64(c, 1), XenAddToPhysmap.size);
       // A foreign frame can be named by the batched command only.
       if (XenAddToPhysmap.get.space(view, 0) === XENMEM_FLAGS.XENMAPSPACE_gmfn_foreign) return -E.XEN_ENOSYS;
-      return selfOnly(d, c, XenAddToPhysmap.size) || -E.XEN_EACCES;
+      return translatedOnly(d, c, XenAddToPhysmap.size);
     }
     case XENMEM.XENMEM_add_to_physmap_batch:
-      return selfOnly(d, c, XenAddToPhysmapBatch.size) || -E.XEN_EACCES;
+      return translatedOnly(d, c, XenAddToPhysmapBatch.size);
     case XENMEM.XENMEM_remove_from_physmap:
-      return selfOnly(d, c, XenRemoveFromPhysmap.size) || -E.XEN_EACCES;
+      return translatedOnly(d, c, XenRemoveFromPhysmap.size);
     case XENMEM.XENMEM_set_pod_target:
     case XENMEM.XENMEM_get_pod_target: {
       const view = c.guest.view(arg64(c, 1), XenPodTarget.size);
@@ -319,10 +369,17 @@ export const memoryOp: Handler = (d, c) => {
       return target === undefined ? -E.XEN_ESRCH : -E.XEN_EPERM;
     }
     case XENMEM.XENMEM_machphys_mfn_list:
+      return machphysFrames(d, c);
     case XENMEM.XENMEM_machphys_compat_mfn_list:
-    case XENMEM.XENMEM_machine_memory_map:
-    case XENMEM.XENMEM_paging_op:
+      return -E.XEN_EOPNOTSUPP; // There are no 32-bit PV domains.
+    case XENMEM.XENMEM_get_sharing_freed_pages:
+    case XENMEM.XENMEM_get_sharing_shared_pages:
+      return 0;
     case XENMEM.XENMEM_access_op:
+      return memAccess(d, c);
+    case XENMEM.XENMEM_reserved_device_memory_map:
+      return reservedDeviceMemory(c);
+    case XENMEM.XENMEM_machine_memory_map:
     case XENMEM.XENMEM_claim_pages:
       return -E.XEN_EPERM;
     default:

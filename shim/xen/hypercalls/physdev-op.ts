@@ -1,23 +1,44 @@
 /**
  * physdev_op: I/O privilege of the guest kernel, and refusals of what names hardware. Implements xen-pv-abi 6.9.
+ *
+ * Quirks: a domU has pirqs, but nothing is bound to them. It may ask for the status of one, and reserve free ones, which
+ * leads nowhere: binding is refused.
  */
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
 import {
+  PHYSDEV_FLAGS,
   PHYSDEVOP,
   PhysdevEoi,
+  PhysdevGetFreePirq,
   PhysdevIrqStatusQuery,
   PhysdevPirqEoiGmfn,
   PhysdevSetIobitmap,
   PhysdevSetIopl,
 } from '../../../abi/xen/physdev';
 import { isGuestAddress } from '../guest-virtual';
-import { arg32, arg64, type Handler } from './call';
+import { NR_GSIS, NR_ISA_IRQS, NR_PIRQS } from '../evtchn/event-channels';
+import type { XenDomain } from '../xen-domain';
+import { arg32, arg64, type Handler, type HypercallCall } from './call';
 
 const MAX_PORTS = 65536;
 
-export const physdevOp: Handler = (d, c) => {
-  const arg = arg64(c, 1);
-  switch (arg32(c, 0)) {
+/** struct physdev_op of the old form: the command, then the argument. */
+const COMPAT_SIZE = 24;
+const COMPAT_ARGUMENT = 8n;
+
+/** A pirq that nobody has reserved: GSIs upwards, others downwards; undefined if there is none. */
+function freePirq(d: XenDomain, type: number): number | undefined {
+  const gsi = type === PHYSDEV_FLAGS.MAP_PIRQ_TYPE_GSI;
+  for (let i = 0; i < NR_PIRQS; i++) {
+    const pirq = gsi ? NR_ISA_IRQS + i : NR_PIRQS - 1 - i;
+    if (pirq < NR_ISA_IRQS || (gsi && pirq >= NR_GSIS)) return undefined;
+    if (!d.reservedPirqs.has(pirq)) return pirq;
+  }
+  return undefined;
+}
+
+function run(d: XenDomain, c: HypercallCall, cmd: number, arg: bigint): number {
+  switch (cmd) {
     case PHYSDEVOP.PHYSDEVOP_set_iopl: {
       const iopl = PhysdevSetIopl.get.iopl(c.guest.view(arg, PhysdevSetIopl.size), 0);
       if (iopl > 3) return -E.XEN_EINVAL;
@@ -45,14 +66,28 @@ export const physdevOp: Handler = (d, c) => {
     case PHYSDEVOP.PHYSDEVOP_eoi:
       c.guest.view(arg, PhysdevEoi.size);
       return -E.XEN_EINVAL;
-    case PHYSDEVOP.PHYSDEVOP_irq_status_query:
-      c.guest.view(arg, PhysdevIrqStatusQuery.size);
-      return -E.XEN_EINVAL;
+    case PHYSDEVOP.PHYSDEVOP_irq_status_query: {
+      const view = c.guest.view(arg, PhysdevIrqStatusQuery.size);
+      if (PhysdevIrqStatusQuery.get.irq(view, 0) >= NR_PIRQS) return -E.XEN_EINVAL;
+      PhysdevIrqStatusQuery.set.flags(view, 0, PHYSDEV_FLAGS.XENIRQSTAT_needs_eoi);
+      c.guest.store(arg, view);
+      return 0;
+    }
+    case PHYSDEVOP.PHYSDEVOP_IRQ_UNMASK_NOTIFY:
+      return 0;
+    case PHYSDEVOP.PHYSDEVOP_get_free_pirq: {
+      const view = c.guest.view(arg, PhysdevGetFreePirq.size);
+      const pirq = freePirq(d, PhysdevGetFreePirq.get.type(view, 0));
+      if (pirq === undefined) return -E.XEN_ENOSPC;
+      d.reservedPirqs.add(pirq);
+      PhysdevGetFreePirq.set.pirq(view, 0, pirq);
+      c.guest.store(arg, view);
+      return 0;
+    }
     case PHYSDEVOP.PHYSDEVOP_apic_read:
     case PHYSDEVOP.PHYSDEVOP_apic_write:
     case PHYSDEVOP.PHYSDEVOP_map_pirq:
     case PHYSDEVOP.PHYSDEVOP_unmap_pirq:
-    case PHYSDEVOP.PHYSDEVOP_get_free_pirq:
     case PHYSDEVOP.PHYSDEVOP_alloc_irq_vector:
     case PHYSDEVOP.PHYSDEVOP_manage_pci_add:
     case PHYSDEVOP.PHYSDEVOP_manage_pci_add_ext:
@@ -67,6 +102,24 @@ export const physdevOp: Handler = (d, c) => {
     case PHYSDEVOP.PHYSDEVOP_prepare_msix:
     case PHYSDEVOP.PHYSDEVOP_release_msix:
       return -E.XEN_EPERM;
+    default:
+      return -E.XEN_ENOSYS;
+  }
+}
+
+export const physdevOp: Handler = (d, c) => run(d, c, arg32(c, 0), arg64(c, 1));
+
+/** The old form: one pointer to {u32 cmd, argument}; it knows few commands. */
+export const physdevOpCompat: Handler = (d, c) => {
+  const op = arg64(c, 0);
+  const cmd = c.guest.view(op, COMPAT_SIZE).getUint32(0, true);
+  switch (cmd) {
+    case PHYSDEVOP.PHYSDEVOP_irq_status_query:
+    case PHYSDEVOP.PHYSDEVOP_set_iopl:
+    case PHYSDEVOP.PHYSDEVOP_set_iobitmap:
+    case PHYSDEVOP.PHYSDEVOP_apic_read:
+    case PHYSDEVOP.PHYSDEVOP_apic_write:
+      return run(d, c, cmd, BigInt.asUintN(64, op + COMPAT_ARGUMENT));
     default:
       return -E.XEN_ENOSYS;
   }

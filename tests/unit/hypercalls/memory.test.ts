@@ -47,6 +47,23 @@ describe('decrease and populate', () => {
     expect(f.d.nrPages).toBe(NR_PAGES + 1);
   });
 
+  it('leave a frame that is still mapped with the domain until its mapping goes', () => {
+    const f = setUp();
+    const m2p = f.d.frames.getM2p(300);
+    const at = reservation(f, list(f, [300]), 1);
+    expect(f.now('memory_op', OP.decrease, at)).toBe(1);
+    expect(f.d.nrPages).toBe(NR_PAGES - 1);
+    expect([f.d.frames.isOwned(300), f.d.frames.getM2p(300), f.d.frames.isFree(300)]).toEqual([true, m2p, false]);
+    // It is given up only once, and nobody else gets it.
+    expect(f.now('memory_op', OP.decrease, at)).toBe(0);
+    expect(f.now('memory_op', OP.populate, reservation(f, list(f, [700]), 1))).toBe(1);
+    expect(readList(f, 1)).toEqual([1024]);
+    unmapPages(f, [300]);
+    expect(f.now('memory_op', OP.populate, reservation(f, list(f, [701]), 1))).toBe(1);
+    expect(readList(f, 1)).toEqual([300]);
+    expect(f.d.nrPages).toBe(NR_PAGES + 1);
+  });
+
   it('stop at what is not the domain’s, and at page tables', () => {
     const f = setUp();
     unmapPages(f, [300, 301]);
@@ -57,9 +74,9 @@ describe('decrease and populate', () => {
     expect(f.d.nrPages).toBe(NR_PAGES - 1);
   });
 
-  it('never give more than the maximum', () => {
+  it('never give more than the maximum', async () => {
     const f = setUp();
-    expect(f.now('memory_op', OP.populate, reservation(f, list(f, Array(300).fill(1)), 300))).toBe(256);
+    expect(await f.call('memory_op', OP.populate, reservation(f, list(f, Array(300).fill(1)), 300))).toBe(256n);
     expect(f.d.nrPages).toBe(NR_PAGES + 256);
     expect(f.now('memory_op', OP.increase, reservation(f, 0n, 1))).toBe(0);
   });
