@@ -44,6 +44,7 @@ import { XenstoreRing } from '../xen/xenstore/ring';
 import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type CpuidHide, hideFeatures } from './cpuid-option';
+import type { AddressRange } from './crash-report';
 import { type DomainInfo, vcpuTimes } from './domain-info';
 import { chooseRing } from './guest-ring';
 import { TscClock } from './tsc-clock';
@@ -103,6 +104,7 @@ export interface CrashFacts {
   readonly vp: Buffer;
 }
 
+const PF_X = 1;
 const STORE_PORT = 1;
 const CONSOLE_PORT = 2;
 const DEFAULT_PORTS = 1024;
@@ -138,7 +140,8 @@ export class Domain {
 
   private constructor(
     readonly config: DomainConfig,
-    readonly kernel: Kernel,
+    /** The executable parts of the kernel, by virtual address. The kernel itself (66 MB) is not kept. */
+    readonly kernelText: readonly AddressRange[],
     readonly partition: Partition,
     readonly layout: TrapLayout,
     readonly built: BuiltDomain,
@@ -315,7 +318,7 @@ export class Domain {
       });
       domainMemory.writeM2p(layout.m2pGpa);
       maskUpcalls(memory, layout);
-      return new Domain(config, kernel, partition, layout, built, guestRing, tsc, log);
+      return new Domain(config, textOf(kernel), partition, layout, built, guestRing, tsc, log);
     } catch (error) {
       await partition.stop();
       await partition.memory.release();
@@ -583,6 +586,12 @@ export class Domain {
   onBeforeEnd: ((end: DomainEnd) => void) | undefined;
   /** Called once when the VPs have stopped, before memory goes: last look at the counters. */
   onStopped: ((end: DomainEnd) => void) | undefined;
+}
+
+function textOf(kernel: Kernel): AddressRange[] {
+  return kernel.elf.segments
+    .filter((s) => (s.flags & PF_X) !== 0 && s.memSize > 0n)
+    .map((s) => ({ start: s.vaddr, end: s.vaddr + s.memSize }));
 }
 
 /** The first `nrPages` frames of the layout's runs, by pfn. */

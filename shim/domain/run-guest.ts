@@ -10,7 +10,7 @@ import type { Stats } from '../translate/stats';
 import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
 import { kernelSymbols } from '../xen/builder/symbols';
 import { ControlSocket } from './control-socket';
-import { type AddressRange, type CrashCapture, captureCrash, formatCrash } from './crash-report';
+import { type CrashCapture, captureCrash, formatCrash } from './crash-report';
 import { type CrashFacts, Domain, type DomainConfig, type DomainEnd } from './domain';
 import { EXIT, endStatus, SIGNAL_STATUS } from './exit-status';
 import { type CompleteGuestConfig, DEFAULT_ACTIONS, type EndEvent } from './guest-config';
@@ -47,7 +47,6 @@ export interface RunOutcome {
 
 /** A domain that ends sooner than this after its start is not started again: it would go on for ever. */
 const MIN_LIFE_MS = 1000;
-const PF_X = 1;
 
 /** The trace file of the n-th life, counted from 1. */
 function traceFile(file: string | undefined, life: number): string | undefined {
@@ -73,13 +72,6 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: num
     cold: options.cold,
     trace: traceFile(options.trace, life),
   };
-}
-
-/** The executable parts of the domain's kernel. */
-function textRanges(domain: Domain): AddressRange[] {
-  return domain.kernel.elf.segments
-    .filter((s) => (s.flags & PF_X) !== 0 && s.memSize > 0n)
-    .map((s) => ({ start: s.vaddr, end: s.vaddr + s.memSize }));
 }
 
 function crashOf(end: DomainEnd): CrashFacts | undefined {
@@ -110,7 +102,7 @@ async function live(
     if (crash === undefined) return;
     const history = Buffer.from(domain.console.history.bytes()).toString('latin1');
     const failure = end.kind === 'failed' ? end.message : undefined;
-    capture = captureCrash({ ...crash, failure }, domain.partition.memory, textRanges(domain), history);
+    capture = captureCrash({ ...crash, failure }, domain.partition.memory, domain.kernelText, history);
   };
   const { input, output } = hooks.console();
   if (output !== undefined) domain.console.attachOutput(output);
