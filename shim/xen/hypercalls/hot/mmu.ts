@@ -210,6 +210,8 @@ function newRoot(d: XenDomain, c: HypercallCall, field: 'kernel_l4' | 'user_l4',
     d.trap.setVp(c.vcpu, field, arg);
     types.makeKernelRoot(Number(arg));
     c.guest.l4 = Number(arg); // The rest of the call's arguments are found through the new root.
+    // A flush even if a later request of the call goes back to the old root.
+    c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH;
   } else {
     if (arg !== 0n) types.makeUserRoot(Number(arg));
     d.trap.setVp(c.vcpu, field, arg);
