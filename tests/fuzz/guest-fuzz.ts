@@ -8,6 +8,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import pino from 'pino';
+import { parseColdList } from '../../shim/domain/cold';
 import { Domain, type DomainEnd } from '../../shim/domain/domain';
 import { packageRoot } from '../../shim/partition/native-files';
 
@@ -48,9 +49,7 @@ export async function runGuest(seed: number, ring: 1 | 3, steps: number, timeout
       guestRing: ring,
       ...(seed % 8 === 0 && ring === 3 ? { isolateUserRoots: true } : {}),
       // Every fourth run with the shim's own versions of what the module could do.
-      ...(seed % 4 === 1
-        ? { cold: Array.from({ length: 64 }, (_, nr) => [nr, ~0n & 0xffff_ffff_ffff_ffffn] as const) }
-        : {}),
+      ...(seed % 4 === 1 ? { cold: parseColdList('all') } : {}),
     },
     log,
   );

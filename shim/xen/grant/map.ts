@@ -29,8 +29,11 @@ import { storeEntry } from '../page-entries';
 import type { XenDomain } from '../xen-domain';
 import type { AcquiredGrant } from './grant-table';
 
-/** Linux's and Xen's default: 1024 maptrack frames hold this many handles and more; a bound against leaks. */
-const MAX_HANDLES = 0x40000;
+/**
+ * Handles at most. Xen's default allows eight times as many, at 8 bytes each of its own; here each is a few hundred bytes
+ * of the shim's heap, and a domain that maps its own grants needs few.
+ */
+export const MAX_HANDLES = 0x10000;
 
 interface Mapping {
   readonly grants: AcquiredGrant[];

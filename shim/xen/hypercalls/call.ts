@@ -39,7 +39,7 @@ export function nextTurn(d: XenDomain): Promise<void> {
  * What one turn of the event loop gives to one hypercall, in ms: this much if the steps are short, and never more than
  * MAX_SLICE_MS. The clock is looked at every STEPS_PER_LOOK steps.
  */
-const SLICE_MS = 8;
+const SLICE_MS = 20;
 const MAX_SLICE_MS = 40;
 const STEPS_PER_LOOK = 8;
 /** Steps that are done at once unless they take very long, so that ordinary calls need no second turn. */
