@@ -30,10 +30,9 @@ function testAndSet64(d: XenDomain, gpa: number, bit: number): boolean {
 /** Sets evtchn_upcall_pending; true if it was clear. The byte is shared with the guest's own mask byte. */
 function markUpcall(d: XenDomain, vcpu: number): void {
   const at = d.vcpuInfoGpa(vcpu) + VcpuInfo.offsetOf('evtchn_upcall_pending');
-  if (d.memory.getU8(at) === 0) {
-    d.memory.setU8(at, 1);
-    d.host.kick(vcpu);
-  }
+  const old = d.memory.getU8(at);
+  d.memory.setU8(at, 1);
+  if (old === 0) d.host.kick(vcpu);
 }
 
 /** The 2-level half: pending bit is set and unmasked, tell the vCPU. */
