@@ -182,7 +182,7 @@ export const HYPERCALLS = {
     number: H.__HYPERVISOR_console_io,
     privilege: 'any',
     args: [value('cmd'), value('count'), pointer('buffer')],
-    errors: [UNKNOWN_OP],
+    errors: [err('EPERM', 'a release build of Xen lets only the control domain use it')],
     subopIn: ARG0,
     subops: CONSOLE_IO_SUBOPS,
   },

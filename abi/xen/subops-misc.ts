@@ -169,11 +169,7 @@ export const CONSOLE_IO_SUBOPS = {
     number: CONSOLEIO.CONSOLEIO_read,
     privilege: 'control',
     returns: 'bytes read',
-    errors: [
-      err('EPERM', 'a release build of Xen lets only the control domain read'),
-      err('E2BIG', 'the count does not fit the result'),
-      BAD_POINTER,
-    ],
+    errors: [err('EPERM', 'a release build of Xen lets only the control domain read')],
   },
 } as const satisfies Record<string, SubopDecl>;
 

@@ -159,7 +159,6 @@ const SUBOP_ROWS: Readonly<Partial<Record<OpName, Translation>>> = {
     "to the domain's console; HvCallOutputDebugCharacter is for debuggers, Xen's release builds refuse it",
     'postMessage',
   ),
-  'console_io.read': shim('never any input; Xen lets the control domain only'),
 };
 
 /** Not hypercalls, but translated all the same: delivered by the module or read by the guest. */

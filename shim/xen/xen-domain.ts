@@ -32,8 +32,6 @@ export interface DomainHost {
   kick(vcpu: number): void;
   /** System time of the domain in ns, if the host knows better than trap_domain.system_time. */
   systemTime?(): bigint;
-  /** Bytes for console_io read, at most `max`; none when there is no input. */
-  consoleRead?(max: number): Uint8Array;
   log?: Log;
 }
 

@@ -2,7 +2,7 @@
  * console_io: the hypervisor's debug console. Implements row 18 of xen-pv-abi section 6.
  *
  * Quirk: a release build of Xen refuses a domU's writes (EPERM); here they are accepted and go to the domain's console,
- * because this is how small kernels and early Linux print.
+ * because this is how small kernels and early Linux print. Everything else is refused as there.
  */
 import { CONSOLEIO } from '../../../abi/xen/console-io';
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
@@ -29,18 +29,8 @@ async function writeLong(d: XenDomain, c: HypercallCall, count: number): Promise
 
 export const consoleIo: Handler = (d, c) => {
   const count = arg32(c, 1);
-  switch (arg32(c, 0)) {
-    case CONSOLEIO.CONSOLEIO_write:
-      if (count > TURN) return writeLong(d, c, count);
-      write(d, c, 0, count);
-      return 0;
-    case CONSOLEIO.CONSOLEIO_read: {
-      if (count > 0x7fff_ffff) return -E.XEN_E2BIG;
-      const bytes = d.host.consoleRead?.(Math.min(count, CHUNK)) ?? new Uint8Array(0);
-      c.guest.copyTo(arg64(c, 2), bytes);
-      return bytes.length;
-    }
-    default:
-      return -E.XEN_ENOSYS;
-  }
+  if (arg32(c, 0) !== CONSOLEIO.CONSOLEIO_write) return -E.XEN_EPERM;
+  if (count > TURN) return writeLong(d, c, count);
+  write(d, c, 0, count);
+  return 0;
 };

@@ -47,6 +47,7 @@ const E820_REASON = 'not in a public header: memory.h says only that the BIOS fo
 
 /** What we declare and libxen-dev lacks or has otherwise, with the reason. */
 const ALLOWED: Readonly<Record<string, string>> = {
+  EVTCHNOP_reset_cont: 'in the header, but for Xen itself only',
   VCPUOP_register_runstate_phys_area: NEWER,
   VCPUOP_register_vcpu_time_phys_area: NEWER,
   XENFEAT_runstate_phys_area: NEWER,
