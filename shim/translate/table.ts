@@ -138,7 +138,7 @@ const SUBOP_ROWS: Readonly<Partial<Record<OpName, Translation>>> = {
   'mmuext_op.tlb_flush_all': row('hypervisor', 'exact', 'the other VPs; CR3 reload here', 'flushSpace'),
   'mmuext_op.invlpg_all': row('hypervisor', 'exact', 'the other VPs; INVLPG here', 'flushList'),
   'mmuext_op.flush_cache': row('trap', 'refused', 'EACCES'),
-  'mmuext_op.flush_cache_global': row('trap', 'refused', 'EACCES'),
+  'mmuext_op.flush_cache_global': row('trap', 'refused', 'EINVAL'),
   'event_channel_op.send': row(
     'signal',
     'near',
