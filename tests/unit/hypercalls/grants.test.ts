@@ -347,3 +347,23 @@ describe('arrays', () => {
     }
   });
 });
+
+describe('a mapped status page', () => {
+  it('keeps the table at version 2, whoever maps it and however', async () => {
+    const f = setUp();
+    expect(toVersion(f, 2)).toBe(0);
+    const back = async () => {
+      const rc = await f.call('grant_table_op', OP.version, f.put(GnttabSetVersion, { version: 1 }), 1);
+      return [Number(rc), f.field(GnttabSetVersion, 'version')];
+    };
+    expect(f.now('update_va_mapping', f.page(50), (BigInt(STATUS) << 12n) | 5n, 0)).toBe(0);
+    expect(await back()).toEqual([-16, 2]);
+    expect(f.now('update_va_mapping', f.page(50), 0, 0)).toBe(0);
+    expect(await back()).toEqual([0, 1]);
+  });
+  it('is no matter for a version that does not exist', () => {
+    const f = setUp();
+    expect(toVersion(f, 3)).toBe(-22);
+    expect(f.field(GnttabSetVersion, 'version')).toBe(1);
+  });
+});
