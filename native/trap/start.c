@@ -31,7 +31,7 @@ static void init_cpu(void)
 {
     write_cr0(0x80050033); /* PG AM WP NE ET MP PE */
     /* No PGE (guest kernel and user pages would survive CR3 loads), no SMAP/SMEP (TCG: wrong for IRET at CPL 3). */
-    write_cr4(0x660); /* PAE MCE OSFXSR OSXMMEXCPT */
+    write_cr4(0x660);                         /* PAE MCE OSFXSR OSXMMEXCPT */
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) | 0x801); /* SCE, NXE */
     wrmsr(0x277, 0x0000050100070406ul);       /* PAT as Xen has it */
     u32 mxcsr = 0x1f80;

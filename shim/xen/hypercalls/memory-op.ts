@@ -33,8 +33,8 @@ import {
   XenVnumaTopologyInfo,
 } from '../../../abi/xen/memory';
 import { SharedInfo } from '../../../abi/xen/shared-info';
-import { GuestFault } from '../guest-virtual';
 import { PAGE_SIZE } from '../domain-memory';
+import { GuestFault } from '../guest-virtual';
 import type { XenDomain } from '../xen-domain';
 import { arg64, type Handler, type HypercallCall, inSlices } from './call';
 

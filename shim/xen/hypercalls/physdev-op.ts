@@ -15,8 +15,8 @@ import {
   PhysdevSetIobitmap,
   PhysdevSetIopl,
 } from '../../../abi/xen/physdev';
-import { isGuestAddress } from '../guest-virtual';
 import { NR_GSIS, NR_ISA_IRQS, NR_PIRQS } from '../evtchn/event-channels';
+import { isGuestAddress } from '../guest-virtual';
 import type { XenDomain } from '../xen-domain';
 import { arg32, arg64, type Handler, type HypercallCall } from './call';
 

@@ -53,7 +53,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
     siglongjmp(jump, 1);
 }
 
-#define FAULT(name, ...)                                                                                              \
+#define FAULT(name, ...)                                                                                               \
     do {                                                                                                               \
         got_signal = got_code = got_trapno = 0;                                                                        \
         got_err = 0;                                                                                                   \
@@ -145,7 +145,8 @@ static void stepping(void)
         else
             other++;
     }
-    printf("single-step: exited=%d many=%d other=%d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1, steps > 100, other);
+    printf("single-step: exited=%d many=%d other=%d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1, steps > 100,
+           other);
 }
 
 static volatile int watched;
