@@ -400,6 +400,9 @@ void trap_entry_c(struct trap_regs *regs, struct vp *vp)
     vp->regs = regs;
     vp->trace_hv = 0;
 
+    if (unlikely(guest_ring1() && ((regs->cs & 3) == 3) != (vp->s->user_mode != 0)))
+        domain_crash(vp, TRAP_CRASH_RPL, "code selector %lx in guest %s mode: this guest needs --guest-ring 3",
+                     regs->cs, vp->s->user_mode ? "user" : "kernel");
     if (vector >= VEC_KICK) {
         interrupt(vp, vector);
         serve_kick(vp);
@@ -418,9 +421,6 @@ void trap_entry_c(struct trap_regs *regs, struct vp *vp)
                                 .nr = vector,
                                 .args = {regs->error_code, vector == VEC_PF ? read_cr2() : 0},
                                 .rip = regs->rip};
-    if (guest_ring1() && ((regs->cs & 3) == 3) != (vp->s->user_mode != 0))
-        domain_crash(vp, TRAP_CRASH_RPL, "code selector %lx in guest %s mode: this guest needs --guest-ring 3",
-                     regs->cs, vp->s->user_mode ? "user" : "kernel");
 
     switch (vector) {
     case VEC_PF:

@@ -80,6 +80,9 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
     u64 args[6] = {0};
     if (shim_call(vp, TRAP_CALL_READY, 0, args) != 0)
         domain_crash(vp, TRAP_CRASH_BOOT, "the shim refused the start");
+    /* The reset ROM's identity mapping has done its work: other VPs would need it, but there are none to start. */
+    if (dom->nr_vps == 1)
+        WRITE_ONCE(((u64 *)mfn_to_va(dom->module_l4))[0], 0);
     mm_init();
     mm_boot_root(vp, dom->start_l4);
     debugreg_load(vp);

@@ -25,8 +25,9 @@ export const declaration: CommandDecl = {
     'Boots a Xen PV guest. Its console is stdin and stdout (Ctrl-] on a terminal ends the guest and leaves).',
     'GUEST.cfg is an xl configuration file; options win over it.',
     '',
-    'Exit status: 0 the guest powered off, 1 wrong usage or configuration, 2 the host or the engine failed,',
-    '3 the guest crashed, 4 --timeout ran out; 128 + N ended by signal N (Ctrl-] counts as SIGINT: 130).',
+    'Exit status: 0 the guest powered off, 1 wrong usage or configuration, 2 the host or the engine failed or another',
+    'process destroyed the guest, 3 the guest crashed, 4 --timeout ran out; 128 + N ended by signal N (Ctrl-] counts',
+    'as SIGINT: 130).',
   ].join('\n'),
   positionals: { min: 0, max: 1 },
   options: {

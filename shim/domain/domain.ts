@@ -18,6 +18,7 @@ import { UsageError } from '../errors';
 import type { GuestMemory } from '../partition/guest-memory';
 import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
 import type { Partition, PartitionExit } from '../partition/partition';
+import { findQemu } from '../partition/qemu/binary';
 import { QemuPartition } from '../partition/qemu/qemu-partition';
 import { ramRegions } from '../partition/qemu/ram-layout';
 import { trapImage } from '../partition/trap-image';
@@ -247,11 +248,15 @@ export class Domain {
    */
   static async create(config: DomainConfig, log: Logger = pino({ enabled: false })): Promise<Domain> {
     const tsc = new TscClock();
+    // Both go on while the kernel is loaded; what is wrong with them is reported after what is wrong with the kernel.
+    const binary = findQemu();
+    const ramdiskBytes = config.ramdisk === undefined ? undefined : readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK);
+    for (const early of [binary, ramdiskBytes]) early?.catch(() => undefined);
     const kernel = await loadKernel(config.kernel, { cache: new KernelCache(defaultCacheDirectory()) });
     const ramdisk =
-      config.ramdisk === undefined
+      config.ramdisk === undefined || ramdiskBytes === undefined
         ? undefined
-        : { file: config.ramdisk, bytes: await readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK) };
+        : { file: config.ramdisk, bytes: await ramdiskBytes };
     // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
     const choice = chooseRing(config.guestRing, kernel.facts, 'not affected');
     const guestRing = choice.ring;
@@ -268,6 +273,7 @@ export class Domain {
     const partition = new QemuPartition({
       memoryBytes: layout.memoryBytes,
       vpCount: layout.nrVps,
+      binary,
       name: config.name,
       ...(config.cpu === undefined ? {} : { cpu: config.cpu }),
       ...(config.icount === undefined ? {} : { icount: config.icount }),

@@ -6,7 +6,7 @@ export const EXIT = {
   OK: 0,
   /** Wrong arguments, configuration or files. */
   USAGE: 1,
-  /** The host, the engine or xenlighten itself failed. */
+  /** The host, the engine or xenlighten itself failed, or the guest was destroyed by another process. */
   FAILURE: 2,
   /** The guest crashed. */
   GUEST_CRASH: 3,
@@ -24,12 +24,13 @@ export function endStatus(end: DomainEnd): number {
     case 'reboot':
     case 'suspend':
     case 'soft-reset':
-    case 'destroyed':
       return EXIT.OK;
     case 'crash':
     case 'watchdog':
       return EXIT.GUEST_CRASH;
     case 'failed':
+    // Ended from outside, by `xenlighten destroy`: whoever waits for the guest must not take it for a power-off.
+    case 'destroyed':
       return EXIT.FAILURE;
   }
 }

@@ -133,6 +133,8 @@ function message(end: DomainEnd): string | undefined {
       return 'a watchdog of the guest ran out';
     case 'failed':
       return end.message;
+    case 'destroyed':
+      return 'the guest was destroyed by another process';
     default:
       return undefined;
   }

@@ -22,6 +22,8 @@ import { ramRegions } from './ram-layout';
 export interface QemuPartitionOptions extends QemuMachine {
   /** The QEMU to use instead of the one in PATH. */
   readonly qemu?: string;
+  /** QEMU, if someone began to look for it earlier: that takes as long as loading a kernel. */
+  readonly binary?: Promise<QemuBinary>;
   /** Ask the host for huge pages behind guest memory. */
   readonly hugePages?: boolean;
 }
@@ -71,7 +73,7 @@ export class QemuPartition implements Partition {
       throw new RangeError(`${options.vpCount} virtual processors: the qemu engine runs 1 to 64`);
     }
     this.memory = GuestMemory.create(ramRegions(options.memoryBytes), { hugePages: options.hugePages });
-    this.binary = findQemu(options.qemu);
+    this.binary = options.binary ?? findQemu(options.qemu);
     // start() reports it; without start() it does not matter.
     this.binary.catch(() => undefined);
   }
