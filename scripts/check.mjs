@@ -14,7 +14,8 @@ function* cSources(folder) {
   for (const entry of readdirSync(path.join(root, folder), { withFileTypes: true })) {
     const relative = path.join(folder, entry.name);
     if (entry.isDirectory()) {
-      if (entry.name !== 'build' && entry.name !== 'node_modules') yield* cSources(relative);
+      // native/include holds what the build generates.
+      if (!['build', 'node_modules', 'include'].includes(entry.name)) yield* cSources(relative);
     } else if (/\.[ch]$/.test(entry.name)) {
       yield relative;
     }
@@ -34,7 +35,7 @@ function clangFormat() {
     say("clang-format is not installed: C formatting is not checked ('apt-get install clang-format')");
     return true;
   }
-  const files = [...cSources('native'), ...cSources('tests')];
+  const files = [...cSources('native'), ...cSources('tests'), ...cSources('bench')];
   if (files.length === 0) return true;
   return tool('clang-format', [...(write ? ['-i'] : ['--dry-run', '--Werror', '--ferror-limit=1']), ...files]);
 }
