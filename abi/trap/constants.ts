@@ -78,12 +78,9 @@ export const TRAP_SEL = constants(SPEC, {
 });
 
 export const TRAP_DOM = constants(SPEC, {
-  TRAP_DOM_STRICT_MMU: 1,
   /** User roots map only the isolated part of the module (CPU open to Meltdown). Ring 3 only. */
   TRAP_DOM_ISOLATE_USER: 2,
   TRAP_DOM_TRACE: 4,
-  /** The TSC counts instructions (QEMU -icount) and has no relation to the host's. */
-  TRAP_DOM_VIRTUAL_TSC: 8,
 });
 
 export const TRAP_ENGINE = constants(SPEC, {

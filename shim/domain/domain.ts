@@ -309,7 +309,6 @@ export class Domain {
       loadTrapModule(memory, layout, image, {
         guestRing,
         isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? choice.isolateUserRoots),
-        virtualTsc: config.icount !== undefined,
         trace: config.trace !== undefined,
         domid: 1,
         tscHz,

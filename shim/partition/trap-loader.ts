@@ -30,7 +30,6 @@ const M2P_HOLE = 0x5555_5555_5555_5555n;
 export interface TrapStart {
   readonly guestRing: 1 | 3;
   readonly isolateUserRoots: boolean;
-  readonly virtualTsc: boolean;
   readonly trace: boolean;
   readonly domid: number;
   readonly tscHz: number;
@@ -209,9 +208,7 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
   set.flags(
     d,
     0,
-    (start.isolateUserRoots ? TRAP_DOM.TRAP_DOM_ISOLATE_USER : 0) |
-      (start.virtualTsc ? TRAP_DOM.TRAP_DOM_VIRTUAL_TSC : 0) |
-      (start.trace ? TRAP_DOM.TRAP_DOM_TRACE : 0),
+    (start.isolateUserRoots ? TRAP_DOM.TRAP_DOM_ISOLATE_USER : 0) | (start.trace ? TRAP_DOM.TRAP_DOM_TRACE : 0),
   );
   set.engine(d, 0, TRAP_ENGINE.TRAP_ENGINE_SOFT);
   set.domid(d, 0, start.domid);
@@ -237,8 +234,6 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
   set.start_rsi(d, 0, start.rsi);
   set.start_l4(d, 0, BigInt(start.l4Mfn));
   set.image_gpa(d, 0, BigInt(layout.imageGpa));
-  set.lapic_gpa(d, 0, BigInt(LAPIC_GPA));
-  set.ioapic_gpa(d, 0, BigInt(IOAPIC_GPA));
   set.doorbell_port(d, 0, 0x3f8);
   for (const [nr, mask] of start.coldOps) set.cold_ops(d, 0, mask, nr & 63);
 

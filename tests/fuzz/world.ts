@@ -104,7 +104,6 @@ export function makeWorld(options: { ring: 1 | 3; vcpus: number }): World {
   loadTrapModule(memory, layout, IMAGE, {
     guestRing: options.ring,
     isolateUserRoots: false,
-    virtualTsc: false,
     trace: false,
     domid: 1,
     tscHz: 1e9,
