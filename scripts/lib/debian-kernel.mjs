@@ -88,31 +88,35 @@ function cached(pattern) {
     .sort((a, b) => b.time - a.time)[0]?.file;
 }
 
+/** Downloads a package into `work` and unpacks the members that match the patterns there. */
+async function unpackPackage(name, version, work, members) {
+  say(`fetching ${name} ${version} (apt-get download; the host's own kernel is not touched)`);
+  await timed(`fetching ${name}`, () =>
+    runAsync('apt-get', ['-q', 'download', `${name}=${version}`], { cwd: work, capture: true }),
+  );
+  const archive = readdirSync(work).find((entry) => entry.endsWith('.deb'));
+  if (archive === undefined) fail(`apt-get download ${name} left no package`);
+  await timed(`unpacking ${name}`, () =>
+    runAsync(
+      'sh',
+      ['-c', 'dpkg-deb --fsys-tarfile "$0" | tar -x --no-same-owner --wildcards "$@"', archive, ...members],
+      { cwd: work, capture: true },
+    ),
+  );
+}
+
+function packageDirectory(name, version) {
+  return path.join(cacheDirectory('kernels'), `${name}_${version.replaceAll(/[^\w.+~-]/g, '_')}`);
+}
+
 async function fetchPackage(name, version) {
-  const directory = path.join(cacheDirectory('kernels'), `${name}_${version.replaceAll(/[^\w.+~-]/g, '_')}`);
+  const directory = packageDirectory(name, version);
   const present = imageIn(directory);
   if (present !== undefined) return present;
   const work = mkdtempSync(path.join(cacheDirectory('kernels'), '.fetch-'));
   try {
-    say(`fetching ${name} ${version} (apt-get download; the host's own kernel is not touched)`);
-    await timed(`fetching ${name}`, () =>
-      runAsync('apt-get', ['-q', 'download', `${name}=${version}`], { cwd: work, capture: true }),
-    );
-    const archive = readdirSync(work).find((entry) => entry.endsWith('.deb'));
-    if (archive === undefined) fail(`apt-get download ${name} left no package`);
     // Only the image, not the 400 MB of modules beside it.
-    await timed(`unpacking ${name}`, () =>
-      runAsync(
-        'sh',
-        [
-          '-c',
-          'dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards "./boot/vmlinuz-*" "./boot/System.map-*"',
-          'sh',
-          archive,
-        ],
-        { cwd: work, capture: true },
-      ),
-    );
+    await unpackPackage(name, version, work, ['./boot/vmlinuz-*', './boot/System.map-*']);
     mkdirSync(path.dirname(directory), { recursive: true });
     rmSync(directory, { recursive: true, force: true });
     renameSync(path.join(work, 'boot'), directory);
@@ -122,6 +126,19 @@ async function fetchPackage(name, version) {
   const image = imageIn(directory);
   if (image === undefined) fail(`${name} ${version} has no kernel image in /boot`);
   return image;
+}
+
+/**
+ * Unpacks the modules of the package that `image` (a path from debianKernel) came from into `work`, as lib/modules/...
+ * Some 400 MB: the caller takes what it wants and removes the rest.
+ */
+export async function unpackModules(image, work) {
+  const [, name, version] = /^([^_]+)_(.+)$/.exec(path.basename(path.dirname(image))) ?? [];
+  if (name === undefined) fail(`${image} is not from a Debian package: its modules are needed`);
+  if (which('apt-get') === undefined || which('dpkg-deb') === undefined) {
+    fail('this needs a Debian system with apt to fetch the modules of a kernel');
+  }
+  await unpackPackage(name, version, work, ['./lib/modules/*']);
 }
 
 /**

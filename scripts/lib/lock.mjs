@@ -1,4 +1,7 @@
-/* One build at a time in one checkout: a lock file that names its holder, taken over when the holder is gone. */
+/*
+ * One build at a time: a lock file that names its holder, taken over when the holder is gone. A relative name is one of
+ * this checkout's own, below build/.
+ */
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { fail, root } from './progress.mjs';
@@ -13,7 +16,7 @@ function alive(pid) {
 }
 
 export async function withLock(name, body) {
-  const file = path.join(root, 'build', name);
+  const file = path.resolve(root, 'build', name);
   mkdirSync(path.dirname(file), { recursive: true });
   for (let waited = 0; ; waited += 100) {
     try {
