@@ -143,6 +143,7 @@ export const TrapVp = struct('trap_vp', SPEC, 0x10000, {
   poll_ports: { type: 'u32', offset: 0x610, doc: '1 while in SCHEDOP_poll' },
   in_multicall: { type: 'u32', offset: 0x614 },
   watchdog: { type: 'u64', offset: 0x618, count: 2, doc: 'absolute deadlines of the two watchdogs, 0 none' },
+  xcr0: { type: 'u64', offset: 0x678, doc: "T: the guest's XCR0; 0 where XSAVE is not shown" },
   regs: { type: TrapRegs, offset: 0x680, doc: 'T: guest registers at the last call, crash or park' },
   callbacks: { type: TrapCallback, offset: 0x780, count: 8, doc: 'by CALLBACKTYPE_*' },
   crash: { type: TrapCrash, offset: 0x800 },
@@ -162,13 +163,18 @@ export const TrapVp = struct('trap_vp', SPEC, 0x10000, {
   hypercall_count: { type: 'u64', offset: 0x4000, count: 4096 },
 });
 
-/** A CPUID leaf as the guest may see it: value = (hardware & and_mask) | or_bits. Leaves that are not listed read as 0. */
-export const TrapCpuid = struct('trap_cpuid', SPEC, 48, {
+/**
+ * A CPUID leaf as the guest may see it: value = (hardware & and_mask) | or_bits, and what native/trap/cpuid.c adds.
+ * Leaves that are not listed read as 0.
+ */
+export const TrapCpuid = struct('trap_cpuid', SPEC, 64, {
   leaf: { type: 'u32', offset: 0 },
   subleaf: { type: 'u32', offset: 4, doc: '0xffffffff: any' },
-  pad: { type: 'u64', offset: 8 },
+  flags: { type: 'u32', offset: 8, doc: 'TRAP_CPUID_*' },
+  pad: { type: 'u32', offset: 12 },
   and_mask: { type: 'u32', offset: 16, count: 4, doc: 'EAX, EBX, ECX, EDX' },
   or_bits: { type: 'u32', offset: 32, count: 4 },
+  hardware: { type: 'u32', offset: 48, count: 4, doc: "T, before TRAP_CALL_READY: the processor's own answer" },
 });
 
 /** A record of the run-time trace ring. */

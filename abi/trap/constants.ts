@@ -83,6 +83,12 @@ export const TRAP_DOM = constants(SPEC, {
   TRAP_DOM_TRACE: 4,
 });
 
+/** Flags of a trap_cpuid entry. */
+export const TRAP_CPUID = constants(SPEC, {
+  /** Reads as 0 on processors that are not Intel's, whatever they say. */
+  TRAP_CPUID_INTEL: 1,
+});
+
 export const TRAP_ENGINE = constants(SPEC, {
   TRAP_ENGINE_SOFT: 0 /* QEMU TCG: LAPIC timer and IPIs behind hv_ops */,
   TRAP_ENGINE_HYPERV: 1 /* WHP, KVM with Hyper-V enlightenments */,

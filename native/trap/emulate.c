@@ -21,8 +21,9 @@
 #define CR4_OSXMMEXCPT (1ul << 10)
 #define CR4_FSGSBASE (1ul << 16)
 #define CR4_OSXSAVE (1ul << 18)
-/* What a PV guest may choose, and what of the real register it sees besides. */
+/* What a PV guest may choose, what of that is made real, and what of the real register it sees besides. */
 #define CR4_GUEST (CR4_TSD | CR4_DE | CR4_FSGSBASE | CR4_OSXSAVE)
+#define CR4_REAL (CR4_TSD | CR4_DE | CR4_FSGSBASE)
 #define CR4_VISIBLE (CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
 
 #define CPUID1_ECX_XSAVE (1u << 26)
@@ -48,7 +49,7 @@ void guest_set_ts(struct vp *vp, bool ts)
 
 void guest_load_cr4(struct vp *vp)
 {
-    u64 cr4 = read_cr4(), want = (cr4 & ~CR4_GUEST) | (vp->s->vcr4 & CR4_GUEST);
+    u64 cr4 = read_cr4(), want = (cr4 & ~CR4_REAL) | (vp->s->vcr4 & CR4_REAL);
 
     if (want != cr4)
         write_cr4(want);
@@ -274,29 +275,19 @@ static void do_cpuid(struct vp *vp, struct trap_regs *regs)
     count_misc(vp, TRAP_COUNT_EMU_CPUID);
 }
 
-/* XCR0 may only name state that the policy shows, with x87 always and AVX only together with SSE. */
-static bool set_xcr0(struct vp *vp, const struct trap_regs *regs)
-{
-    u32 leaf[4];
-    u64 value = edx_eax(regs);
-
-    guest_cpuid(vp, 1, 0, leaf);
-    if (!(leaf[2] & CPUID1_ECX_XSAVE) || !(vp->s->vcr4 & CR4_OSXSAVE) || (u32)regs->rcx != 0)
-        return false;
-    guest_cpuid(vp, 0xd, 0, leaf);
-    if ((value & ~(leaf[0] | ((u64)leaf[3] << 32))) || !(value & 1) || ((value & 4) && !(value & 2)))
-        return false;
-    __asm__ volatile("xsetbv" : : "c"(0), "a"((u32)value), "d"((u32)(value >> 32)));
-    return true;
-}
-
 static bool privileged(struct vp *vp, struct trap_regs *regs, const struct insn *insn)
 {
     u64 value;
 
     switch (insn->opcode) {
     case OP_0F | 0x01:
-        if (insn->modrm != 0xd1 || !set_xcr0(vp, regs))
+        if (insn->modrm != 0xd1)
+            return false;
+        if (!xstate_enabled(vp)) {
+            inject_exception(vp, regs, VEC_UD, 0);
+            return true;
+        }
+        if (!xstate_set(vp, (u32)regs->rcx, edx_eax(regs)))
             return false;
         count_misc(vp, TRAP_COUNT_EMU_XSETBV);
         break;

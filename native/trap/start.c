@@ -63,9 +63,11 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
         image_gpa = dom->image_gpa;
         for (u32 i = 0; i < dom->nr_vps && i < TRAP_MAX_VPS; i++)
             init_vp(&vps[i], i);
+        cpuid_init();
     }
     struct vp *vp = &vps[apic_id];
     init_cpu();
+    xstate_init_vp(vp);
     desc_init_vp(vp);
     hv->init_vp(vp);
     if (apic_id != 0)

@@ -252,6 +252,10 @@ static inline void write_cr4(u64 v)
 {
     __asm__ volatile("mov %0, %%cr4" : : "r"(v) : "memory");
 }
+static inline void xsetbv(u32 index, u64 v)
+{
+    __asm__ volatile("xsetbv" : : "c"(index), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
+}
 static inline void outb(u16 port, u8 v)
 {
     __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
@@ -413,7 +417,7 @@ long do_update_descriptor(struct vp *vp, u64 pa, u64 desc);
 /* Fixes a descriptor as Xen does (DPL 3, gates neutralised); false: refused. */
 bool desc_fixup(u64 *desc);
 
-/* --- instruction emulation (emulate.c, decode.c, ptwr.c, cpuid.c, msr.c) --------------------------------------------- */
+/* --- instruction emulation (emulate.c, decode.c, ptwr.c, cpuid.c, xstate.c, msr.c) --------------------------------------------- */
 
 /* #GP with error code 0: privileged instruction? true: done, RIP advanced (or an exception was injected). */
 bool emulate_privop(struct vp *vp, struct trap_regs *regs);
@@ -423,8 +427,18 @@ bool emulate_forced(struct vp *vp, struct trap_regs *regs);
 bool emulate_int_n(struct vp *vp, struct trap_regs *regs);
 /* Write fault on a read-only L1 table: true: done. */
 bool emulate_pt_write(struct vp *vp, struct trap_regs *regs, u64 cr2);
+/* Puts the processor's answers into the domain's table: once, before anything else asks. */
+void cpuid_init(void);
 /* The virtual CPUID of section "policy" (domain's table + dynamic bits). */
 void guest_cpuid(struct vp *vp, u32 leaf, u32 subleaf, u32 out[4]);
+/* Components of XCR0 that the guest may enable; 0 where XSAVE is not shown. */
+u64 guest_xcr0_max(void);
+/* xstate.c: makes trap_vp.xcr0 this VP's XCR0, if XSAVE is shown. After init_cpu, and on restore. */
+void xstate_init_vp(struct vp *vp);
+/* May the guest use XSETBV (its CR4.OSXSAVE)? */
+bool xstate_enabled(const struct vp *vp);
+/* XSETBV; false for #GP. */
+bool xstate_set(struct vp *vp, u32 index, u64 value);
 /* Virtual MSRs: 0, or -1 for #GP. Writes may call the shim (hypercall page). */
 int guest_rdmsr(struct vp *vp, u32 msr, u64 *value);
 int guest_wrmsr(struct vp *vp, u32 msr, u64 value);

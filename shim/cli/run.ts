@@ -38,6 +38,7 @@ export const declaration: CommandDecl = {
     maxmem: { value: 'MB', help: 'memory that the guest may grow to (default: as at start)' },
     name: { value: 'NAME', help: 'name of the domain' },
     engine: { value: 'auto|qemu', help: 'what runs the virtual processors' },
+    cpu: { value: 'MODEL', help: "processor model of engine qemu, as QEMU's -cpu (default qemu64; max has AVX2)" },
     'guest-ring': { value: 'auto|1|3', help: 'ring of the guest kernel (auto: 1 for Linux where the CPU allows it)' },
     trace: { value: 'FILE', help: 'write a Chrome/Perfetto trace of Xen operations and their translation' },
     stats: { value: 'FILE.json', help: 'write counters of operations when the guest ends' },
@@ -75,12 +76,23 @@ function defined<T extends object>(values: T): Partial<T> {
   return Object.fromEntries(Object.entries(values).filter(([, v]) => v !== undefined)) as Partial<T>;
 }
 
+/** QEMU's -cpu: a model, and features behind commas. */
+function cpuModel(text: string | undefined): string | undefined {
+  if (text === undefined || /^[A-Za-z0-9][A-Za-z0-9_.-]*(,[+-]?[A-Za-z0-9][A-Za-z0-9_.=-]*)*$/.test(text)) return text;
+  throw new UsageError('unusable processor model', {
+    file: '--cpu',
+    found: JSON.stringify(text.slice(0, 80)),
+    wanted: 'a model such as max, and features such as avx2=off behind commas',
+  });
+}
+
 function runOptions(args: Arguments, uniqueName: boolean): RunOptions {
   const ring = choiceOption('guest-ring', args.text('guest-ring') ?? 'auto', ['auto', '1', '3']);
   const timeout = args.text('timeout');
   choiceOption('engine', args.text('engine') ?? 'auto', ['auto', 'qemu']);
   return {
     guestRing: ring === 'auto' ? 'auto' : ring === '1' ? 1 : 3,
+    cpu: cpuModel(args.text('cpu')),
     cold: parseColdList(args.text('cold') ?? ''),
     timeoutMs: timeout === undefined ? undefined : numberOption('timeout', timeout, 1, MAX_TIMEOUT_S) * 1000,
     wantStats: args.text('stats') !== undefined,

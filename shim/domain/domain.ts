@@ -10,7 +10,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import pino, { type Logger } from 'pino';
-import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCrash, TrapVp } from '../../abi/trap';
+import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCpuid, TrapCrash, TrapVp } from '../../abi/trap';
 import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
@@ -18,11 +18,12 @@ import { UsageError } from '../errors';
 import type { GuestMemory } from '../partition/guest-memory';
 import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
 import type { Partition, PartitionExit } from '../partition/partition';
-import { findQemu } from '../partition/qemu/binary';
+import { findQemu, PROGRAM, type QemuBinary } from '../partition/qemu/binary';
+import { cpuModels } from '../partition/qemu/cpu-models';
 import { QemuPartition } from '../partition/qemu/qemu-partition';
 import { ramRegions } from '../partition/qemu/ram-layout';
 import { trapImage } from '../partition/trap-image';
-import { TRACE_ENTRIES, type TrapLayout, trapLayout } from '../partition/trap-layout';
+import { CPUID_TABLE_BYTES, TRACE_ENTRIES, type TrapLayout, trapLayout } from '../partition/trap-layout';
 import { loadTrapModule } from '../partition/trap-loader';
 import { collectStats, type Stats } from '../translate/stats';
 import { Tracer, type TraceSummary } from '../translate/trace';
@@ -33,7 +34,7 @@ import { hypercallPage } from '../xen/builder/hypercall-page';
 import { type Kernel, loadKernel, readInput } from '../xen/builder/image';
 import { DomainMemory as BuilderMemory, type PfnRun } from '../xen/builder/memory';
 import { GuestConsole } from '../xen/console/console';
-import { domainCpuid, encodeCpuidTable } from '../xen/cpuid-policy';
+import { type CpuidRow, domainCpuid, encodeCpuidTable, hardwareValue } from '../xen/cpuid-policy';
 import { PAGE_SIZE } from '../xen/domain-memory';
 import { GuestRingPage } from '../xen/guest-ring-page';
 import { dispatch } from '../xen/hypercalls/dispatch';
@@ -44,10 +45,11 @@ import { XenstoreConnection } from '../xen/xenstore/connection';
 import { XenstoreRing } from '../xen/xenstore/ring';
 import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
-import { type CpuidHide, hideFeatures } from './cpuid-option';
+import { applyCpuidSettings, type CpuidSetting, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
 import { type DomainInfo, vcpuTimes } from './domain-info';
 import { chooseRing } from './guest-ring';
+import { nearest } from './nearest';
 import { TscClock } from './tsc-clock';
 
 export interface DomainConfig {
@@ -66,15 +68,15 @@ export interface DomainConfig {
   readonly maxEventChannels?: number | undefined;
   /** Shown to the guest; RDTSC runs natively in both. Default: 'default'. */
   readonly tscMode?: 'default' | 'native' | undefined;
-  /** Processor features to hide from the guest. */
-  readonly cpuid?: readonly CpuidHide[] | undefined;
+  /** Processor features that the guest gets otherwise than by policy. */
+  readonly cpuid?: readonly CpuidSetting[] | undefined;
   /** Hypercalls and sub-operations that the shim answers although the trap module could: [number, mask of sub-ops]. */
   readonly cold?: readonly (readonly [number, bigint])[] | undefined;
   /** Trace every operation from the first instruction on, into this file; see startTrace. */
   readonly trace?: string | undefined;
   /** User roots without the trap module's memory (ring 3); default: what the CPU needs. */
   readonly isolateUserRoots?: boolean | undefined;
-  /** Engine details: see QemuMachine. */
+  /** Processor model of the qemu engine, and other details of it: see QemuMachine. */
   readonly cpu?: string | undefined;
   readonly icount?: string | undefined;
   readonly qemuArguments?: readonly string[] | undefined;
@@ -147,6 +149,8 @@ export class Domain {
     readonly layout: TrapLayout,
     readonly built: BuiltDomain,
     guestRing: 1 | 3,
+    /** What the guest is shown of the processor. */
+    private readonly cpuidRows: readonly CpuidRow[],
     private readonly tsc: TscClock,
     log: Logger,
   ) {
@@ -253,6 +257,7 @@ export class Domain {
     const ramdiskBytes = config.ramdisk === undefined ? undefined : readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK);
     for (const early of [binary, ramdiskBytes]) early?.catch(() => undefined);
     const kernel = await loadKernel(config.kernel, { cache: new KernelCache(defaultCacheDirectory()) });
+    if (config.cpu !== undefined) await checkCpuModel(await binary, config.cpu);
     const ramdisk =
       config.ramdisk === undefined || ramdiskBytes === undefined
         ? undefined
@@ -294,18 +299,17 @@ export class Domain {
         consoleEvtchn: CONSOLE_PORT,
       });
       const tscHz = config.icount === undefined ? await tsc.frequency() : 1e9;
-      const cpuid = encodeCpuidTable(
-        hideFeatures(
-          domainCpuid({
-            version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
-            tscKhz: Math.round(tscHz / 1000),
-            tscMode: config.tscMode === 'native' ? 2 : 0,
-            // As Xen counts: 1 for a domain that was never restored.
-            incarnation: 1,
-          }),
-          config.cpuid ?? [],
-        ),
+      const cpuidRows = applyCpuidSettings(
+        domainCpuid({
+          version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
+          tscKhz: Math.round(tscHz / 1000),
+          tscMode: config.tscMode === 'native' ? 2 : 0,
+          // As Xen counts: 1 for a domain that was never restored.
+          incarnation: 1,
+        }),
+        config.cpuid ?? [],
       );
+      const cpuid = encodeCpuidTable(cpuidRows);
       loadTrapModule(memory, layout, image, {
         guestRing,
         isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? choice.isolateUserRoots),
@@ -313,7 +317,7 @@ export class Domain {
         domid: 1,
         tscHz,
         cpuid,
-        cpuidCount: cpuid.length / 48,
+        cpuidCount: cpuid.length / TrapCpuid.size,
         portsNr: Math.min(config.maxEventChannels ?? DEFAULT_PORTS, TRAP.TRAP_MAX_PORTS),
         rip: built.vcpu.rip,
         rsp: built.vcpu.rsp,
@@ -323,7 +327,7 @@ export class Domain {
       });
       domainMemory.writeM2p(layout.m2pGpa);
       maskUpcalls(memory, layout);
-      return new Domain(config, textOf(kernel), partition, layout, built, guestRing, tsc, log);
+      return new Domain(config, textOf(kernel), partition, layout, built, guestRing, cpuidRows, tsc, log);
     } catch (error) {
       await partition.stop();
       await partition.memory.release();
@@ -445,6 +449,7 @@ export class Domain {
       case TRAP_MBOX.TRAP_CALL_HYPERCALL:
         return this.tracer === undefined ? dispatch(this.xen, call) : this.dispatchTraced(call, this.tracer);
       case TRAP_MBOX.TRAP_CALL_READY:
+        if (this.lacksFeatures()) return undefined;
         this.readyAt = performance.now();
         this.writeWallclock();
         return { result: 0n, effects: 0 };
@@ -487,6 +492,21 @@ export class Domain {
     if (gpa >= 1n << 52n || !this.xen.frames.isWritablePage(mfn)) return -22n;
     this.partition.memory.copyIn(mfn * PAGE_SIZE, hypercallPage());
     return 0n;
+  }
+
+  /** Ends the domain when its configuration wants a feature that the engine's processor does not have. */
+  private lacksFeatures(): boolean {
+    const size = this.cpuidRows.length * TrapCpuid.size;
+    const table = this.partition.memory.copyOut(this.layout.cpuidGpa, Math.min(size, CPUID_TABLE_BYTES));
+    const view = new DataView(table.buffer, table.byteOffset, table.byteLength);
+    const missing = missingFeatures(this.cpuidRows, this.config.cpuid ?? [], (row) => hardwareValue(view, row));
+    const [first] = missing;
+    if (first === undefined) return false;
+    const names = [...new Set(missing.map((m) => m.name))].join(', ');
+    const hint = this.partition.engine === 'qemu' ? "; 'run --cpu max' has all that QEMU can do" : '';
+    const message = `${first.where}: cpuid wants ${names}, which the processor of engine ${this.partition.engine} does not have${hint}`;
+    void this.finish({ kind: 'failed', message });
+    return true;
   }
 
   /** shared_info's wall clock: the time of day when system time was 0, which is now. */
@@ -591,6 +611,19 @@ export class Domain {
   onBeforeEnd: ((end: DomainEnd) => void) | undefined;
   /** Called once when the VPs have stopped, before memory goes: last look at the counters. */
   onStopped: ((end: DomainEnd) => void) | undefined;
+}
+
+/** UsageError when QEMU does not know the model; its features (behind a comma) are QEMU's to judge. */
+async function checkCpuModel(binary: QemuBinary, cpu: string): Promise<void> {
+  const model = cpu.split(',', 1)[0] ?? '';
+  const models = await cpuModels(binary);
+  if (models.includes(model)) return;
+  const near = nearest(model, models);
+  throw new UsageError('unknown processor model', {
+    file: '--cpu',
+    found: JSON.stringify(model),
+    wanted: `${near === undefined ? 'a model' : `${JSON.stringify(near)}, or another model`} of '${PROGRAM} -cpu help'`,
+  });
 }
 
 function textOf(kernel: Kernel): AddressRange[] {

@@ -4,7 +4,7 @@
  */
 import { basename } from 'node:path';
 import { UsageError } from '../errors';
-import type { CpuidHide } from './cpuid-option';
+import type { CpuidSetting } from './cpuid-option';
 
 /** What follows when a domain ends (xl.cfg's on_*). */
 export type EndAction = 'destroy' | 'restart';
@@ -25,7 +25,7 @@ export interface GuestConfig {
   /** Number of event channel ports, port 0 included. */
   readonly maxEventChannels?: number | undefined;
   readonly tscMode?: 'default' | 'native' | undefined;
-  readonly cpuid?: readonly CpuidHide[] | undefined;
+  readonly cpuid?: readonly CpuidSetting[] | undefined;
 }
 
 export const DEFAULT_MEMORY_MB = 256;

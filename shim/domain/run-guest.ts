@@ -17,6 +17,8 @@ import { type CompleteGuestConfig, DEFAULT_ACTIONS, type EndEvent } from './gues
 
 export interface RunOptions {
   readonly guestRing: DomainConfig['guestRing'];
+  /** Processor model of the qemu engine; undefined: its default. */
+  readonly cpu?: string | undefined;
   readonly cold: NonNullable<DomainConfig['cold']>;
   readonly timeoutMs: number | undefined;
   readonly wantStats: boolean;
@@ -69,6 +71,7 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: num
     tscMode: guest.tscMode,
     cpuid: guest.cpuid,
     guestRing: options.guestRing,
+    cpu: options.cpu,
     cold: options.cold,
     trace: traceFile(options.trace, life),
   };

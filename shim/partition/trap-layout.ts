@@ -15,6 +15,8 @@ const LARGE_PAGE = 2 * MIB;
 export const PERDOMAIN_L1_PAGES = (TRAP.TRAP_MAX_VPS * 32) / 512;
 /** A power of two; the ring's pages are touched only while a trace runs. */
 export const TRACE_ENTRIES = 65536;
+/** 128 entries of struct trap_cpuid. */
+export const CPUID_TABLE_BYTES = 2 * PAGE;
 
 export interface TrapLayoutInput {
   readonly nrVps: number;
@@ -108,7 +110,7 @@ export function trapLayout(input: TrapLayoutInput): TrapLayout {
       tablesPages,
       perdomainL1Gpa: take(PERDOMAIN_L1_PAGES * PAGE),
       reservedGdtGpa: take(nrVps * PAGE),
-      cpuidGpa: take(PAGE),
+      cpuidGpa: take(CPUID_TABLE_BYTES),
       sharedInfoGpa: take(PAGE),
       grantFramesGpa: take(TRAP.TRAP_MAX_GRANT_FRAMES * PAGE),
       grantStatusGpa: take((TRAP.TRAP_MAX_GRANT_FRAMES / 8) * PAGE),

@@ -8,7 +8,7 @@
 import { TRAP, TRAP_BOOT, TRAP_DOM, TRAP_ENGINE, TRAP_FI, TRAP_VA, TRAP_VPA, TrapDomain, TrapVp } from '../../abi/trap';
 import type { GuestMemory } from './guest-memory';
 import type { TrapImage } from './trap-image';
-import { PERDOMAIN_L1_PAGES, TRACE_ENTRIES, type TrapLayout } from './trap-layout';
+import { CPUID_TABLE_BYTES, PERDOMAIN_L1_PAGES, TRACE_ENTRIES, type TrapLayout } from './trap-layout';
 
 const PAGE = 4096;
 const P = 0x1n;
@@ -196,7 +196,9 @@ function writeFrames(memory: GuestMemory, layout: TrapLayout): void {
 export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: TrapImage, start: TrapStart): void {
   const { root, userL3 } = writeTables(memory, layout, image, start);
   writeFrames(memory, layout);
-  if (start.cpuid.length > PAGE) throw new Error(`CPUID policy of ${start.cpuid.length} bytes: more than a page`);
+  if (start.cpuid.length > CPUID_TABLE_BYTES) {
+    throw new Error(`CPUID policy of ${start.cpuid.length} bytes: more than ${CPUID_TABLE_BYTES}`);
+  }
   memory.copyIn(layout.cpuidGpa, start.cpuid);
 
   const d = memory.view(layout.domainGpa, TrapDomain.size);

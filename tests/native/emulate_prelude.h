@@ -24,9 +24,10 @@ extern uint8_t *test_windows;
 
 #include "trap.h"
 
-extern u64 test_cr0, test_cr4, test_efer;
+extern u64 test_cr0, test_cr4, test_efer, test_xcr0;
 #define read_cr0() test_cr0
 #define read_cr4() test_cr4
 #define write_cr0(v) (test_cr0 = (v))
 #define write_cr4(v) (test_cr4 = (v))
 #define rdmsr(msr) test_efer
+#define xsetbv(index, v) ((void)(index), test_xcr0 = (v))

@@ -12,7 +12,7 @@
 /* --- the module's surroundings ---------------------------------------------------------------------------------------- */
 
 uint8_t *test_ram, *test_windows;
-u64 test_cr0, test_cr4, test_efer;
+u64 test_cr0, test_cr4, test_efer, test_xcr0;
 
 static struct trap_domain domain;
 static struct trap_vp vp_state;
@@ -708,7 +708,6 @@ static const struct privop privops[] = {
     {"mov rax, cr8", {0x44, 0x0f, 0x20, 0xc0}, 4, 0, 0},
     {"mov cr8, rax", {0x44, 0x0f, 0x22, 0xc0}, 4, 0, 0},
     {"mov cr0, rax (other bits)", {0x0f, 0x22, 0xc0}, 3, 0, 0},
-    {"xsetbv without XSAVE", {0x0f, 0x01, 0xd1}, 3, 0, 0},
 };
 
 static u8 buffer[64];
@@ -727,6 +726,27 @@ static void make_cpuid_table(void)
         .leaf = 0x40000000, .subleaf = ~0u, .or_bits = {0x40000005, 0x566e6558, 0x65584d4d, 0x4d4d566e}};
     domain.cpuid_gpa = 0;
     domain.cpuid_count = 6;
+    cpuid_init();
+}
+
+/* A processor with AVX-512, of which the guest may have all but one component that its policy does not know. */
+static void make_xsave_table(void)
+{
+    static const u32 part[][4] = {
+        {2, 256, 576, 0}, {5, 64, 1088, 0}, {6, 512, 1152, 2}, {7, 1024, 1664, 0}, {9, 8, 2688, 0}};
+    struct trap_cpuid *t = (struct trap_cpuid *)test_ram;
+    memset(t, 0, PAGE_SIZE);
+    t[0] = (struct trap_cpuid){.leaf = 0, .or_bits = {0xd, 0, 0, 0}};
+    t[1] = (struct trap_cpuid){.leaf = 1, .and_mask = {0, 0, 1u << 26, 0}, .hardware = {0, 0, 1u << 26, 0}};
+    t[2] = (struct trap_cpuid){.leaf = 0xd, .subleaf = 0, .and_mask = {0xe7}, .hardware = {0x2e7, 1, 2, 0}};
+    t[3] = (struct trap_cpuid){.leaf = 0xd, .subleaf = 1, .and_mask = {7}, .hardware = {15, 1, 0x100, 0}};
+    for (u32 i = 0; i < ARRAY_SIZE(part); i++)
+        t[4 + i] = (struct trap_cpuid){.leaf = 0xd,
+                                       .subleaf = part[i][0],
+                                       .and_mask = {~0u, ~0u, ~0u, ~0u},
+                                       .hardware = {part[i][1], part[i][2], part[i][3], 0}};
+    domain.cpuid_gpa = 0;
+    domain.cpuid_count = 4 + ARRAY_SIZE(part);
 }
 
 static bool run_privop(const struct privop *p, bool user, u32 iopl)
@@ -1006,6 +1026,7 @@ static void test_cpuid(void)
     test_cr4 |= 1ul << 18;
     ((struct trap_cpuid *)test_ram)[1].and_mask[2] = ~0u;
     ((struct trap_cpuid *)test_ram)[1].or_bits[2] |= 1u << 26;
+    vp_state.vcr4 = 0;
     guest_cpuid(&vp, 1, 0, r);
     ID("the kernel sees the module's OSXSAVE", r[2] & (1u << 27));
     vp_state.user_mode = 1;
@@ -1031,6 +1052,114 @@ static void test_cpuid(void)
     injected.count = 0;
     done = emulate_forced(&vp, &regs);
     ID("a ud2 at the end of a page is a ud2", !done && !injected.count);
+}
+
+static void test_xstate(void)
+{
+    static const struct {
+        u64 value;
+        bool ok;
+    } rules[] = {{0, false},
+                 {1, true},
+                 {2, false},
+                 {3, true},
+                 {4, false},
+                 {5, false},
+                 {6, false},
+                 {7, true},
+                 {9, false},
+                 {0x23, false},
+                 {0x27, false},
+                 {0x47, false},
+                 {0x87, false},
+                 {0x67, false},
+                 {0xa7, false},
+                 {0xc7, false},
+                 {0xe7, true},
+                 {0xe3, false},
+                 {0xe1, false},
+                 {0x207, false},
+                 {0x2e7, false},
+                 {1ul << 62 | 7, false},
+                 {1ul << 63 | 7, false},
+                 {1ul << 32 | 7, false}};
+    struct trap_regs regs;
+    u32 r[4];
+    char name[64];
+#define XS(name, cond)                                                                                                 \
+    check("xstate", name,                                                                                              \
+          (cond) || FAIL("line %d: xcr0 %lx %lx vector %u", __LINE__, vp_state.xcr0, test_xcr0, injected.vector))
+#define XSETBV PRIV(&regs, 0x0f, 0x01, 0xd1)
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+        reset(&regs);
+        make_xsave_table();
+        vp_state.vcr4 = 1ul << 18;
+        vp_state.xcr0 = test_xcr0 = 3;
+        regs.rax = (u32)rules[i].value | 0xdead00000000;
+        regs.rdx = rules[i].value >> 32 | 0xbeef00000000;
+        u64 now = rules[i].ok ? rules[i].value : 3;
+        snprintf(name, sizeof(name), "XCR0 = %#lx", rules[i].value);
+        XS(name, XSETBV == rules[i].ok && vp_state.xcr0 == now && test_xcr0 == now && !injected.count);
+    }
+    reset(&regs);
+    make_xsave_table();
+    vp_state.xcr0 = test_xcr0 = 3;
+    regs.rax = 7;
+    XS("without CR4.OSXSAVE it is #UD", XSETBV && injected.vector == VEC_UD && vp_state.xcr0 == 3);
+    vp_state.vcr4 = 1ul << 18;
+    regs.rcx = 1;
+    XS("there is no XCR1", !XSETBV && vp_state.xcr0 == 3);
+    regs.rcx = 0;
+    vp_state.user_mode = 1;
+    XS("not for user mode", !XSETBV && vp_state.xcr0 == 3);
+    ((struct trap_cpuid *)test_ram)[1].and_mask[2] = 0;
+    vp_state.user_mode = 0;
+    injected.count = 0;
+    XS("nor where XSAVE is hidden", XSETBV && injected.vector == VEC_UD && vp_state.xcr0 == 3);
+
+    reset(&regs);
+    make_xsave_table();
+    vp_state.xcr0 = 0;
+    xstate_init_vp(&vp);
+    XS("a vCPU starts with x87 and SSE", vp_state.xcr0 == 3 && test_xcr0 == 3 && (test_cr4 & (1ul << 18)));
+    vp_state.xcr0 = 7;
+    xstate_init_vp(&vp);
+    XS("or with what it had", vp_state.xcr0 == 7 && test_xcr0 == 7);
+    regs.rax = 0;
+    guest_load_cr4(&vp);
+    XS("the real OSXSAVE stays, whatever the guest's", test_cr4 & (1ul << 18));
+    ((struct trap_cpuid *)test_ram)[1].and_mask[2] = 0;
+    test_cr4 = 0;
+    xstate_init_vp(&vp);
+    XS("without XSAVE there is nothing", vp_state.xcr0 == 0 && !test_cr4);
+
+    reset(&regs);
+    make_xsave_table();
+#define LEAF(name, sub, a, b, c, d)                                                                                    \
+    guest_cpuid(&vp, 0xd, sub, r);                                                                                     \
+    check("xstate", name,                                                                                              \
+          (r[0] == (a) && r[1] == (b) && r[2] == (c) && r[3] == (d)) ||                                                \
+              FAIL("line %d: %x %x %x %x", __LINE__, r[0], r[1], r[2], r[3]))
+    vp_state.xcr0 = 3;
+    LEAF("sizes with SSE", 0, 0xe7, 576, 2688, 0);
+    LEAF("compacted size with SSE", 1, 7, 576, 0, 0);
+    vp_state.xcr0 = 7;
+    LEAF("sizes with AVX", 0, 0xe7, 832, 2688, 0);
+    LEAF("compacted size with AVX", 1, 7, 832, 0, 0);
+    vp_state.xcr0 = 0xe7;
+    LEAF("sizes with AVX-512", 0, 0xe7, 2688, 2688, 0);
+    LEAF("compacted size with AVX-512: one component is aligned", 1, 7, 576 + 256 + 64 + 512 + 1024, 0, 0);
+    LEAF("a component", 2, 256, 576, 0, 0);
+    LEAF("a hidden component", 9, 0, 0, 0, 0);
+    LEAF("no component", 64 + 2, 0, 0, 0, 0);
+    ((struct trap_cpuid *)test_ram)[3].and_mask[0] = 5;
+    LEAF("no compacted size without XSAVEC", 1, 5, 0, 0, 0);
+    ((struct trap_cpuid *)test_ram)[2].and_mask[0] = 7;
+    vp_state.xcr0 = 7;
+    LEAF("the largest area is what is shown", 0, 7, 832, 832, 0);
+    ((struct trap_cpuid *)test_ram)[1].hardware[2] = 0;
+    LEAF("nothing where the processor has no XSAVE", 0, 0, 0, 0, 0);
+    LEAF("nor its extensions", 1, 0, 0, 0, 0);
 }
 
 static void test_int_n(void)
@@ -1082,6 +1211,7 @@ int main(void)
     test_semantics();
     test_msrs();
     test_cpuid();
+    test_xstate();
     test_int_n();
     test_pt_writes();
     test_pt_refusals();

@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /*
- * node tests/oracle/compare.mjs [--ring 1|3] [--cold] [--low] FILE
+ * node tests/oracle/compare.mjs [--ring 1|3] [--cold] [--low] [--features] FILE
  * node tests/oracle/compare.mjs --json RUNS
  *
  * Compares what the test kernel said (its console, in FILE) with real Xen's recorded answers, fact by fact, minus the
  * accepted differences. Prints each difference; exit status 1 if there is one. Keys repeat within a line ("is", "st"),
  * so facts are compared by position.
  *
- * With --json, RUNS is a file with [{ring, cold, low, state?, wanted: [case], text}], and what is printed is JSON:
+ * With --json, RUNS is a file with [{ring, cold, low, features?, state?, wanted: [case], text}], and what is printed is JSON:
  * {differences: [{run, case, key, recorded, now, entry?}], accepted: [...]}; `entry` is the number of the accepted
  * difference that allows it. A run of one case is compared in how it ended (key "(state)") too.
  */
@@ -19,7 +19,8 @@ const fixtures = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../
 
 export function load() {
   const read = (name) => JSON.parse(readFileSync(path.join(fixtures, name), 'utf8'));
-  return { answers: read('answers.json').cases, accepted: read('differences.json').accepted };
+  const { cases, features } = read('answers.json');
+  return { answers: cases, features, accepted: read('differences.json').accepted };
 }
 
 /** Facts of each case in a console's text: name -> [[key, value], ...], the last line of a case counts. */
@@ -51,8 +52,9 @@ const whole = (pattern, text) => pattern === '*' || new RegExp(`^(?:${pattern})$
  * counts. Returns [{case, key, recorded, now, entry?, reason?}]; those with an entry, which is its number in the list,
  * are accepted.
  */
-export function compareCase(name, said, { answers, accepted }, { ring = 3, cold = false, low = false, state } = {}) {
-  const answer = answers[name];
+export function compareCase(name, said, known, { ring = 3, cold = false, low = false, features = false, state } = {}) {
+  const { accepted } = known;
+  const answer = (features ? known.features : known.answers)[name];
   const recorded = facts((low && answer?.low) || answer?.facts || '');
   const found = [];
   const note = (key, was, now) => {
@@ -62,6 +64,7 @@ export function compareCase(name, said, { answers, accepted }, { ring = 3, cold 
         whole(a.key, key) &&
         (!a.rings || a.rings.includes(ring)) &&
         (a.cold === undefined || a.cold === cold) &&
+        (a.features === undefined || a.features === features) &&
         (!a.accept || whole(a.accept, now)),
     );
     found.push({
@@ -110,18 +113,24 @@ export function compareRuns(runs) {
       compareCase(name, said.get(name), known, run).map((difference) => ({ run: number, ...difference })),
     );
   });
-  return { differences, accepted: known.accepted, recorded: Object.keys(known.answers) };
+  return {
+    differences,
+    accepted: known.accepted,
+    recorded: Object.keys(known.answers),
+    featured: Object.keys(known.features),
+  };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url) && process.argv[2] === '--json') {
   process.stdout.write(JSON.stringify(compareRuns(JSON.parse(readFileSync(process.argv[3], 'utf8')))));
 } else if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const words = process.argv.slice(2);
-  const options = { ring: 3, cold: false, low: false };
+  const options = { ring: 3, cold: false, low: false, features: false };
   while (words[0]?.startsWith('--')) {
     const word = words.shift();
     if (word === '--ring') options.ring = Number(words.shift());
     else if (word === '--low') options.low = true;
+    else if (word === '--features') options.features = true;
     else if (word === '--cold') options.cold = true;
   }
   const known = load();

@@ -14,8 +14,20 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 export const root = path.resolve(here, '../..');
 export const cache = path.join(process.env.XDG_CACHE_HOME || path.join(os.homedir(), '.cache'), 'xenlighten', 'oracle');
 
-/** The machine that every recorded answer comes from. */
+/** The machine that the recorded answers come from. */
 export const machine = { cpu: 'qemu64', memory: 1024, dom0Memory: 384, guestMemory: 64 };
+/** The same with all that QEMU can do, for cases that look at processor features. SMAP: see shim/partition/qemu. */
+export const featureMachine = { ...machine, cpu: 'max,smap=off' };
+export const featureCases = [
+  'cr4',
+  'fpu',
+  'priv-kernel',
+  'cpuid-policy',
+  'xcr0',
+  'fsgsbase',
+  'cpuid-features',
+  'cpuid-xstate',
+];
 
 export function build() {
   mkdirSync(cache, { recursive: true });
@@ -40,10 +52,10 @@ export function testKernel() {
  * Boots QEMU and hands each serial line to `onLine`, which returns true when it has seen the end.
  * Resolves to 'done', 'timeout' (seconds without a line, or in all) or 'ended' (QEMU left by itself).
  */
-function boot(args, { idle, total, onLine }) {
+function boot(args, { cpu = machine.cpu, idle, total, onLine }) {
   return new Promise((resolve, reject) => {
     const lock = path.join(cache, 'lock');
-    const q = ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', machine.cpu, '-smp', '1', '-m', `${machine.memory}`];
+    const q = ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', cpu, '-smp', '1', '-m', `${machine.memory}`];
     q.push('-display', 'none', '-monitor', 'none', '-serial', 'stdio', '-net', 'none', '-no-reboot', ...args);
     const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'flock', '--no-fork', lock, ...q], {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -82,7 +94,7 @@ function boot(args, { idle, total, onLine }) {
  * watchdog, other (an unknown reason), timeout (xl still saw it running), refused
  * (xl create failed), gone (the domain vanished) or lost (the machine did not get that far); xen is what the hypervisor logged meanwhile.
  */
-export async function runGuests(guests, { verbose = false } = {}) {
+export async function runGuests(guests, { cpu, verbose = false } = {}) {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'oracle-'));
   try {
     const top = path.join(dir, 'guests');
@@ -143,6 +155,7 @@ export async function runGuests(guests, { verbose = false } = {}) {
         ],
       ],
       {
+        cpu,
         idle: 90 + Math.max(...guests.map((guest) => guest.seconds ?? 20)),
         total: 180 + guests.reduce((sum, guest) => sum + 10 + (guest.seconds ?? 20), 0),
         onLine(line) {

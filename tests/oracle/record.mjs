@@ -5,11 +5,12 @@
  * npm run oracle:check    the same, but compares with the recorded answers (exit status 1 if one differs)
  *
  * Cases that need no domain of their own run in one domain, in link order; the others one domain each. The kernel at a
- * low address runs the first group once more: only its differences from the other one are recorded.
+ * low address runs the first group once more: only its differences from the other one are recorded. Cases that look at
+ * processor features run once more on a machine that has them all.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { build, machine, root, runGuests, testKernel } from './lab.mjs';
+import { build, featureCases, featureMachine, machine, root, runGuests, testKernel } from './lab.mjs';
 
 const file = path.join(root, 'tests/fixtures/oracle/answers.json');
 const check = process.argv.includes('--check');
@@ -23,7 +24,12 @@ const guests = [
   { name: '(low)', kernel: low, cmdline: 'all', seconds: 90 },
   ...alone.map((c) => ({ name: c.name, kernel, cmdline: c.name, seconds: 10 })),
 ];
-const { outcome, results } = await runGuests(guests, { verbose: process.argv.includes('--verbose') });
+const verbose = process.argv.includes('--verbose');
+const { outcome, results } = await runGuests(guests, { verbose });
+const featured = await runGuests([{ name: '(features)', kernel, cmdline: featureCases.join(' '), seconds: 60 }], {
+  cpu: featureMachine.cpu,
+  verbose,
+});
 
 /** name -> the facts after "case NAME:", the last line of a case that prints several. */
 function facts(result) {
@@ -36,7 +42,7 @@ function facts(result) {
 }
 
 const problems = [];
-if (outcome !== 'done') problems.push(`the machine ended with '${outcome}'`);
+for (const how of [outcome, featured.outcome]) if (how !== 'done') problems.push(`the machine ended with '${how}'`);
 const answers = {};
 const [high, lower, ...rest] = results;
 const highFacts = facts(high);
@@ -54,22 +60,34 @@ for (const result of rest) {
   answers[result.name] = { state: result.state, facts: facts(result).get(result.name) ?? null };
   if (['timeout', 'refused', 'lost'].includes(result.state)) problems.push(`${result.name}: ${result.state}`);
 }
+const features = {};
+for (const name of featureCases) {
+  const said = facts(featured.results[0]).get(name);
+  if (said === undefined) problems.push(`${name}, with all features: no line`);
+  features[name] = { state: 'poweroff', facts: said ?? null };
+}
 
 if (!check) {
-  const made = { source: { xen, machine, how: 'npm run oracle:record' }, cases: answers };
+  const made = { source: { xen, machine, featureMachine, how: 'npm run oracle:record' }, cases: answers, features };
   writeFileSync(file, `${JSON.stringify(made, null, 2)}\n`);
   process.stderr.write(`oracle: ${Object.keys(answers).length} cases recorded from Xen ${xen}\n`);
 } else {
-  const recorded = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).cases : {};
-  for (const name of new Set([...Object.keys(recorded), ...Object.keys(answers)])) {
-    const a = recorded[name];
-    const b = answers[name];
-    if (!a || !b) problems.push(`${name}: ${a ? 'recorded, but no longer a case' : 'not recorded'}`);
-    else
-      for (const key of ['state', 'facts', 'low'])
-        if (a[key] !== b[key]) problems.push(`${name} (${key}):\n  recorded ${a[key]}\n  now      ${b[key]}`);
-  }
+  const recorded = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
+  compare('', recorded.cases ?? {}, answers);
+  compare(', with all features', recorded.features ?? {}, features);
   if (problems.length === 0) process.stderr.write(`oracle: ${Object.keys(answers).length} cases as recorded\n`);
 }
+
+function compare(where, before, now) {
+  for (const name of new Set([...Object.keys(before), ...Object.keys(now)])) {
+    const a = before[name];
+    const b = now[name];
+    if (!a || !b) problems.push(`${name}${where}: ${a ? 'recorded, but no longer a case' : 'not recorded'}`);
+    else
+      for (const key of ['state', 'facts', 'low'])
+        if (a[key] !== b[key]) problems.push(`${name}${where} (${key}):\n  recorded ${a[key]}\n  now      ${b[key]}`);
+  }
+}
+
 for (const problem of problems) process.stderr.write(`oracle: ${problem}\n`);
 process.exitCode = problems.length === 0 ? 0 : 1;

@@ -32,6 +32,8 @@ interface Comparison {
   readonly accepted: readonly Accepted[];
   /** Names of the cases that real Xen answered. */
   readonly recorded: readonly string[];
+  /** Those that it answered on a processor with all features as well. */
+  readonly featured: readonly string[];
 }
 
 const directory = mkdtempSync(path.join(tmpdir(), 'xenlighten-oracle-'));
@@ -88,6 +90,15 @@ test.each([
     open = compare([again]).differences.filter((d) => d.entry === undefined);
   }
   expect(open.map(inWords)).toEqual([]);
+});
+
+test.each([1, 3] as const)('ring %d, a processor with all features: as real Xen answered', async (ring) => {
+  const { featured } = compare([]);
+  expect(featured).toContain('xcr0');
+  const run = await runCases({ ring, cold: false, low: false, features: true }, featured);
+  const { differences } = compare([run]);
+  for (const d of differences) if (d.entry !== undefined) occurred.add(`${d.entry} in ring ${ring}`);
+  expect(differences.filter((d) => d.entry === undefined).map(inWords)).toEqual([]);
 });
 
 test('another answer, a lost case, another end and a new case are differences', () => {

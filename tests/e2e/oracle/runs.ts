@@ -13,6 +13,8 @@ export interface Mode {
   readonly cold: boolean;
   /** The kernel that is linked at a low address. */
   readonly low: boolean;
+  /** On a processor with all that QEMU can do, against what Xen answered on one. */
+  readonly features?: boolean;
 }
 
 /** One domain, as tests/oracle/compare.mjs wants it. */
@@ -56,6 +58,7 @@ async function run(mode: Mode, cmdline: string): Promise<{ state: string; text: 
     memory: MEMORY,
     guestRing: mode.ring,
     cold: mode.cold ? parseColdList('all') : [],
+    cpu: mode.features ? 'max' : undefined,
   });
   let text = '';
   domain.console.attachOutput(

@@ -3,10 +3,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import fc from 'fast-check';
+import { applyCpuidSettings, missingFeatures } from '../../../shim/domain/cpuid-option';
 import { completeConfig } from '../../../shim/domain/guest-config';
 import { parseXlConfig, readXlConfig } from '../../../shim/domain/xl-cfg';
 import { IGNORED_KEYS, REFUSED_KEYS, USED_KEYS } from '../../../shim/domain/xl-keys';
 import { UsageError } from '../../../shim/errors';
+import { CPUID_POLICY, type CpuidRow } from '../../../shim/xen/cpuid-policy';
 
 function failure(body: () => unknown): string {
   try {
@@ -55,7 +57,9 @@ test('a whole configuration', () => {
     uuid: '06ed00fe-1162-4fc4-b5d8-11993ee4a8b9',
     maxEventChannels: 256,
   });
-  expect(config.cpuid).toContainEqual({ leaf: 1, subleaf: 0xffffffff, reg: 'ecx', mask: 1 });
+  expect(config.cpuid).toMatchObject([
+    { leaf: 1, subleaf: 0xffffffff, reg: 'ecx', bit: 0, setting: '0', name: 'sse3' },
+  ]);
 });
 
 test.each([
@@ -138,14 +142,29 @@ test.each<[string, string, string]>([
     'g.cfg:1: unusable max_event_channels: found 100000, wanted 8 to 4095',
   ],
   [
-    'a feature forced on',
-    'cpuid="host,avx=1"',
-    'g.cfg:1: unsupported CPUID setting: found avx=1: a feature cannot be forced on, wanted avx set to 0 (hidden) or x (by policy)',
+    'a feature that the policy hides',
+    'name="a"\ncpuid="host,smep=1"',
+    'g.cfg:2: unsupported CPUID setting: found smep=1, wanted smep set to 0 or x: it is hidden (its CR4 bit is not virtualised)',
   ],
   [
     'a hidden feature of the host',
-    'cpuid="host,avx=k"',
-    'g.cfg:1: unsupported CPUID setting: found avx=k, but the policy hides it, wanted avx set to 0 (hidden) or x (by policy)',
+    'cpuid="host,mtrr=k"',
+    'g.cfg:1: unsupported CPUID setting: found mtrr=k, wanted mtrr set to 0 or x: it is hidden (memory types are the hypervisor’s; the MTRRs are not virtualised)',
+  ],
+  [
+    'a computed feature',
+    'cpuid="host,osxsave=0"',
+    'g.cfg:1: unsupported CPUID setting: found osxsave=0, wanted no osxsave: it shows the guest’s CR4.OSXSAVE; a kernel that uses the forced-emulation prefix sees it set with XSAVE',
+  ],
+  [
+    'a value that is none',
+    'cpuid="host,avx=2"',
+    'g.cfg:1: unsupported CPUID setting: found avx="2", wanted avx set to 0 (hidden), x (by policy), k or s (as the host has it) or 1 (must be there)',
+  ],
+  [
+    'a hidden bit of a cpuid list',
+    `cpuid=["7,0:ebx=${'x'.repeat(24)}1${'x'.repeat(7)}"]`,
+    'g.cfg:1: unsupported CPUID setting: found leaf 0x7 ebx bit 7 (SMEP)=1, wanted leaf 0x7 ebx bit 7 (SMEP) set to 0 or x: it is hidden (its CR4 bit is not virtualised)',
   ],
   [
     'another family',
@@ -154,8 +173,18 @@ test.each<[string, string, string]>([
   ],
   [
     'an unknown feature',
-    'cpuid="host,warp=0"',
-    'g.cfg:1: unknown CPUID feature: found "warp", wanted a feature name as in docs/cpuid.md, such as sse3',
+    'cpuid="host,warpdrive=0"',
+    'g.cfg:1: unknown feature in cpuid: found "warpdrive", wanted a name of docs/cpuid-policy.md',
+  ],
+  [
+    'a misspelt feature',
+    'memory=64\ncpuid="host,avx22=0"',
+    'g.cfg:2: unknown feature in cpuid: found "avx22", wanted "avx2", or another name of docs/cpuid-policy.md',
+  ],
+  [
+    'a misspelt name of xl',
+    'cpuid="host,invtcs=0"',
+    'g.cfg:1: unknown feature in cpuid: found "invtcs", wanted "itsc", or another name of docs/cpuid-policy.md',
   ],
   [
     'a cpuid list entry',
@@ -167,21 +196,80 @@ test.each<[string, string, string]>([
 });
 
 describe('cpuid', () => {
-  const hidden = (text: string) => parseXlConfig('g.cfg', text).config.cpuid;
+  const settings = (text: string) => parseXlConfig('g.cfg', text).config.cpuid ?? [];
+  const places = (text: string) =>
+    settings(text).map(({ leaf, subleaf, reg, bit, setting }) => ({ leaf, subleaf, reg, bit, setting }));
+
   test('the two forms say the same', () => {
-    const xend = hidden(`cpuid=["1:ecx=${'x'.repeat(31)}0,edx=xx0${'x'.repeat(29)}"]`);
+    const xend = places(`cpuid=["1:ecx=${'x'.repeat(31)}0,edx=xx0${'x'.repeat(29)}"]`);
     // Thermal monitor is bit 29 of EDX; the policy hides it anyway.
-    expect(xend).toEqual([
-      { leaf: 1, subleaf: 0xffffffff, reg: 'ecx', mask: 1 },
-      { leaf: 1, subleaf: 0xffffffff, reg: 'edx', mask: 0x2000_0000 },
+    expect(xend).toEqual([{ leaf: 1, subleaf: 0xffffffff, reg: 'ecx', bit: 0, setting: '0' }]);
+    expect(places('cpuid="host,sse3=0,tm=0"')).toEqual(xend);
+    expect(places(`cpuid=["7,0:ebx=${'x'.repeat(26)}1${'x'.repeat(5)}"]`)).toEqual(places('cpuid="host,avx2=1"'));
+  });
+
+  test('x changes nothing', () => {
+    expect(settings('cpuid="host,sse3=x,smep=x,tm=0"')).toEqual([]);
+  });
+
+  test('a feature of two leaves is hidden in both', () => {
+    expect(places('cpuid="host,mmx=0"')).toMatchObject([{ leaf: 1 }, { leaf: 0x80000001 }]);
+  });
+
+  test("xl's own names", () => {
+    for (const name of 'cmpxchg16 clfsh aes lahfsahf sysenter altmovcr8 ibrsb cntxid avx512-4vnniw tsc-deadline'.split(
+      ' ',
+    )) {
+      expect(() => settings(`cpuid="host,${name}=x"`)).not.toThrow();
+    }
+  });
+
+  const rows = (text: string) => applyCpuidSettings(CPUID_POLICY, settings(text));
+  const shown = (text: string) =>
+    rows(text).flatMap((row) =>
+      [...row.visible, ...row.optional].filter((b) => (row.andMask >>> b.bit) & 1).map((b) => b.name),
+    );
+
+  test('what needs a hidden feature goes with it', () => {
+    const all = shown('');
+    expect(all).toEqual(
+      expect.arrayContaining(['XSAVE', 'AVX', 'AVX2', 'FMA', 'XSTATE_AVX', 'AVX512VL', 'XSTATE_OPMASK']),
+    );
+    const gone = (text: string) => all.filter((name) => !shown(text).includes(name)).sort();
+    expect(gone('cpuid="host,rdrand=0"')).toEqual(['RDRAND']);
+    expect(gone('cpuid="host,avx512bw=0"')).toEqual([
+      'AVX512BW',
+      'AVX512_BF16',
+      'AVX512_BITALG',
+      'AVX512_VBMI',
+      'AVX512_VBMI2',
     ]);
-    expect(hidden('cpuid="host,sse3=0,tm=0"')).toEqual(xend);
+    expect(gone('cpuid="host,avx2=0"')).toEqual(gone('cpuid="host,avx512f=0,avx-vnni=0,avx2=0"'));
+    expect(gone('cpuid="host,avx=0"')).toEqual(
+      expect.arrayContaining(['AVX', 'AVX2', 'F16C', 'XSTATE_AVX', 'XSTATE_ZMM_HI256']),
+    );
+    expect(gone('cpuid="host,avx=0"')).not.toContain('XSAVE');
+    expect(gone('cpuid="host,xsave=0"')).toEqual(
+      expect.arrayContaining(['AVX', 'XSAVEOPT', 'XSTATE_SSE', 'XSTATE_AVX']),
+    );
   });
-  test('leaves with subleaves', () => {
-    expect(hidden(`cpuid=["7,0:ebx=${'x'.repeat(31)}0"]`)).toEqual([{ leaf: 7, subleaf: 0, reg: 'ebx', mask: 1 }]);
+
+  test('what is shown on request comes on request', () => {
+    expect(shown('')).not.toContain('ITSC');
+    for (const value of ['1', 'k', 's']) expect(shown(`cpuid="host,invtsc=${value}"`)).toContain('ITSC');
   });
-  test('x, k and s change nothing where the policy shows the feature', () => {
-    expect(hidden('cpuid="host,sse3=x,ssse3=k,popcnt=s"')).toEqual([]);
+
+  test('a feature without the one that it needs is a contradiction', () => {
+    expect(failure(() => rows('cpuid="host,avx=0,avx2=1"'))).toBe(
+      'g.cfg:1: contradiction in cpuid: found avx2=1 beside 0 for a feature that it needs, wanted both or neither',
+    );
+  });
+
+  test('what is wanted and missing is found, k and s are not wishes', () => {
+    const wants = settings('cpuid="host,avx2=1,fma=1,bmi2=k,adx=s"');
+    const hardware = (row: CpuidRow): number => (row.leaf === 1 && row.reg === 'ecx' ? 1 << 12 : 0);
+    expect(missingFeatures(CPUID_POLICY, wants, hardware).map((s) => s.name)).toEqual(['avx2']);
+    expect(missingFeatures(CPUID_POLICY, wants, () => 0xffffffff)).toEqual([]);
   });
 });
 

@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path';
 
 const ROOT = resolve(__dirname, '../../..');
 const TRAP = join(ROOT, 'native/trap');
-const SOURCES = ['decode.c', 'emulate.c', 'msr.c', 'cpuid.c', 'debugreg.c', 'ptwr.c'];
+const SOURCES = ['decode.c', 'emulate.c', 'msr.c', 'cpuid.c', 'xstate.c', 'debugreg.c', 'ptwr.c'];
 
 function missing(): string | undefined {
   if (process.arch !== 'x64' || process.platform !== 'linux') return 'an x86-64 Linux host';
@@ -45,6 +45,7 @@ suite(`instruction emulator${lacking === undefined ? '' : ` (needs ${lacking})`}
     ['privop', 90],
     ['msr', 20],
     ['cpuid', 12],
+    ['xstate', 40],
     ['int n', 10],
     ['ptwr', 47],
     ['ptwr refuses', 12],

@@ -1,0 +1,26 @@
+/**
+ * The processor models that a QEMU knows, from `-cpu help`: asked only when the user names one, so that a wrong name is
+ * told before a guest is built.
+ */
+import { execFile } from 'node:child_process';
+import { type QemuBinary, QemuUnusableError } from './binary';
+
+/** The models' names in what `-cpu help` printed: lines "x86 NAME [description]" up to the list of flags. */
+export function parseCpuHelp(printed: string): string[] {
+  const models = printed.split(/^Recognized CPUID flags/m, 1)[0] ?? '';
+  return [...models.matchAll(/^\s*(?:x86 )?\s*([A-Za-z0-9][A-Za-z0-9_.-]*)(?:\s.*)?$/gm)].flatMap(([line, name]) =>
+    name === undefined || /^Available CPUs:/.test(line) ? [] : [name],
+  );
+}
+
+/** Names of the models. QemuUnusableError when QEMU does not list any. */
+export function cpuModels(binary: QemuBinary): Promise<string[]> {
+  return new Promise((resolve, reject) => {
+    execFile(binary.file, ['-cpu', 'help'], { timeout: 20_000, encoding: 'utf8' }, (error, stdout, stderr) => {
+      const models = error === null ? parseCpuHelp(stdout) : [];
+      if (models.length > 0) resolve(models);
+      else
+        reject(new QemuUnusableError(`${binary.file} -cpu help lists no models: ${(stderr || stdout).slice(0, 500)}`));
+    });
+  });
+}
