@@ -64,7 +64,6 @@ export function compareCase(name, said, known, { ring = 3, cold = false, low = f
         whole(a.key, key) &&
         (!a.rings || a.rings.includes(ring)) &&
         (a.cold === undefined || a.cold === cold) &&
-        (a.features === undefined || a.features === features) &&
         (!a.accept || whole(a.accept, now)),
     );
     found.push({
