@@ -11,7 +11,7 @@ const SPEC = 'xenlighten trap module interface';
 
 export const TRAP = constants(SPEC, {
   TRAP_ABI_MAGIC: 0x70617274_6c78n /* "xltrap" */,
-  TRAP_ABI_VERSION: 1,
+  TRAP_ABI_VERSION: 2,
   TRAP_MAX_VPS: 64,
   /** Event channel ports of a domain, FIFO or 2-level; port 0 is invalid. */
   TRAP_MAX_PORTS: 4096,
@@ -140,6 +140,18 @@ export const TRAP_EFFECT = constants(SPEC, {
   TRAP_EFFECT_AREAS: 1024,
   /** Result is not to be stored in RAX (the shim set the registers itself). */
   TRAP_EFFECT_NO_RESULT: 2048,
+});
+
+/** Requests to a VP: bits of trap_vp.requests. Whoever sets one interrupts the VP if it may be running guest code. */
+export const TRAP_REQ = constants(SPEC, {
+  /** Flush the TLB before guest code runs on; done when the bit is clear or the VP does not run. */
+  TRAP_REQ_FLUSH: 1,
+  /** Run no guest code until the bit is clear. */
+  TRAP_REQ_HOLD: 2,
+  /** period_request holds a new period for the periodic timer. */
+  TRAP_REQ_PERIOD: 4,
+  /** Write the registered areas (time, run state). */
+  TRAP_REQ_AREAS: 8,
 });
 
 /** Kinds of a port entry: bits 3:0 of trap_domain.ports[]. */

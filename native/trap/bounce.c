@@ -184,7 +184,8 @@ static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
     struct trap_callback *cb = &vp->s->callbacks[CALLBACKTYPE_nmi];
     u64 handler = cb->address ? cb->address : vp->s->handlers[VEC_NMI].address;
     bool mask = cb->address ? cb->flags & CALLBACKF_mask_events : vp->s->handlers[VEC_NMI].flags & TI_IF;
-    vp->s->nmi_state = 2;
+    vp->s->nmi_masked = 1;
+    __atomic_exchange_n(&vp->s->nmi_pending, 0, __ATOMIC_SEQ_CST);
     count_misc(vp, TRAP_COUNT_NMI);
     struct bounce b = {.handler = handler, .mask_events = mask, .interrupt = true};
     create_bounce(vp, regs, &b);
@@ -194,9 +195,9 @@ static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
 static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_regs *regs)
 {
     struct trap_vp *s = vp->s;
-    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->flush_pending) | READ_ONCE(dom->stop_request)))
+    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request)))
         serve_kick(vp);
-    if (unlikely((s->nmi_state & 3) == 1) && (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address))
+    if (unlikely(nmi_deliverable(vp)) && (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address))
         deliver_nmi(vp, regs);
     if (upcall_deliverable(vp)) {
         struct trap_callback *cb = &s->callbacks[CALLBACKTYPE_event];
@@ -218,8 +219,8 @@ static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_re
 static inline __attribute__((always_inline)) void test_events(struct vp *vp, struct trap_regs *regs)
 {
     const struct trap_vp *s = vp->s;
-    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->flush_pending) | READ_ONCE(dom->stop_request) |
-                 (s->nmi_state & 1)) ||
+    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request) |
+                 READ_ONCE(s->nmi_pending)) ||
         upcall_deliverable(vp))
         serve_events(vp, regs);
 }
@@ -274,13 +275,19 @@ static inline __attribute__((always_inline)) void iret(struct vp *vp, struct tra
         regs->rcx = f.rcx;
         regs->r11 = f.r11;
     }
-    vp->s->nmi_state &= ~2u;
+    vp->s->nmi_masked = 0;
     WRITE_ONCE(vp->vi->evtchn_upcall_mask, (f.rflags & EFLAGS_IF) ? 0 : 1);
 }
 
 void do_iret(struct vp *vp, struct trap_regs *regs)
 {
     iret(vp, regs);
+}
+
+_Noreturn void start_guest(struct vp *vp)
+{
+    leave(vp, vp->regs);
+    enter_guest(vp);
 }
 
 /* --- entries from the stubs --------------------------------------------------------------------------------------------- */
@@ -335,6 +342,8 @@ static void interrupt(struct vp *vp, u32 vector)
         count_misc(vp, TRAP_COUNT_KICK);
         hv->ack_kick(vp);
         hv->eoi(vp);
+        if (dom->nr_vps > 1 && hv->kick_vp0_only)
+            forward_kicks(vp);
         break;
     case VEC_IPI:
         hv->eoi(vp);
@@ -525,7 +534,7 @@ void module_trap_c(struct trap_regs *regs, struct vp *vp)
 /* IRETQ to the guest faulted: its frame is intact in the entry page, its registers are in the fault's frame. */
 void iret_fault_c(struct trap_regs *fault, struct vp *vp)
 {
-    struct trap_regs *regs = (struct trap_regs *)((u8 *)vp->e + 0xf48);
+    struct trap_regs *regs = guest_frame(vp);
     u32 vector = fault->entry_vector, error = fault->error_code;
     if (vector >= VEC_KICK || vector == VEC_DF || vector == VEC_MC)
         module_panic_at(vp, fault->rip, "vector %u at the return to the guest", vector);

@@ -164,19 +164,9 @@ bool desc_fixup(u64 *desc)
     return true;
 }
 
-static void put_gdt(struct vp *vp)
-{
-    u32 pages = (vp->s->gdt_ents + 511) / 512;
-    for (u32 i = 0; i < pages && i < FIRST_RESERVED_GDT_PAGE; i++) {
-        mm_put_type(vp, vp->s->gdt_frames[i]);
-        vp->s->gdt_frames[i] = 0;
-    }
-    vp->s->gdt_ents = 0;
-}
-
 long do_set_gdt(struct vp *vp, u64 frames, u64 entries)
 {
-    u64 list[FIRST_RESERVED_GDT_PAGE];
+    u64 list[FIRST_RESERVED_GDT_PAGE], old[FIRST_RESERVED_GDT_PAGE];
     if ((u32)entries > FIRST_RESERVED_GDT_PAGE * 512)
         return E(EINVAL);
     u32 ents = (u32)entries, pages = (ents + 511) / 512;
@@ -190,11 +180,16 @@ long do_set_gdt(struct vp *vp, u64 frames, u64 entries)
             return E(EINVAL);
         }
     }
-    put_gdt(vp);
-    for (u32 i = 0; i < pages; i++)
-        vp->s->gdt_frames[i] = list[i];
+    u32 old_pages = (vp->s->gdt_ents + 511) / 512;
+    for (u32 i = 0; i < FIRST_RESERVED_GDT_PAGE; i++) {
+        old[i] = vp->s->gdt_frames[i];
+        vp->s->gdt_frames[i] = i < pages ? list[i] : 0;
+    }
     vp->s->gdt_ents = ents;
     desc_reload(vp);
+    /* Only now: once a frame is nobody's descriptors, another vCPU may write there what it likes. */
+    for (u32 i = 0; i < old_pages && i < FIRST_RESERVED_GDT_PAGE; i++)
+        mm_put_type(vp, old[i]);
     return 0;
 }
 

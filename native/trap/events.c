@@ -16,8 +16,10 @@
 #define FIFO_LINKED (1u << FIFO_LINKED_BIT)
 #define FIFO_LINK_MASK 0x1ffffu
 
-/* Per VP: protects fifo_tail and the heads; order: no other lock is taken inside. */
+/* Per VP: protects fifo_tail and the heads. A port that moves takes those of both its queues, in ascending order. */
 static u32 fifo_lock[TRAP_MAX_VPS];
+/* VPs in SCHEDOP_poll; vp->poll_port says more. */
+static u64 pollers;
 
 static struct shared_info *shared(void)
 {
@@ -44,11 +46,8 @@ static inline u32 port_peer(u64 e)
 
 static void lock(struct vp *vp, u32 *l)
 {
-    while (__atomic_exchange_n(l, 1, __ATOMIC_ACQUIRE)) {
-        if (READ_ONCE(vp->s->flush_pending))
-            mm_flush_local(vp);
-        cpu_relax();
-    }
+    while (__atomic_exchange_n(l, 1, __ATOMIC_ACQUIRE))
+        mm_spin(vp);
 }
 static void unlock(u32 *l)
 {
@@ -58,32 +57,51 @@ static void unlock(u32 *l)
 /* Marks the upcall on `target`; interrupts it if it may be running guest code or sleeping elsewhere. */
 static void mark_upcall(struct vp *vp, struct vp *target)
 {
-    if (!__atomic_exchange_n(&target->vi->evtchn_upcall_pending, 1, __ATOMIC_SEQ_CST) && target != vp) {
-        count_hv(vp, TRAP_HV_SEND_IPI);
-        hv->send_ipi(vp, 1ul << target->id, VEC_IPI);
-    }
+    if (!__atomic_exchange_n(&target->vi->evtchn_upcall_pending, 1, __ATOMIC_SEQ_CST) && target != vp)
+        vp_interrupt(vp, 1ul << target->id);
 }
 
-static void wake_pollers(struct vp *vp, u32 vcpu)
+/* Any vCPU may poll any port, whichever vCPU the port notifies. The port's pending bit has been set before. */
+static void wake_pollers(struct vp *vp, u32 port)
 {
-    struct vp *t = &vps[vcpu];
-    if (t != vp && READ_ONCE(t->s->poll_ports)) {
-        count_hv(vp, TRAP_HV_SEND_IPI);
-        hv->send_ipi(vp, 1ul << vcpu, VEC_IPI);
+    u64 polling = __atomic_load_n(&pollers, __ATOMIC_SEQ_CST) & ~(1ul << vp->id), wake = 0;
+    while (unlikely(polling)) {
+        u32 i = (u32)__builtin_ctzl(polling);
+        polling &= polling - 1;
+        u32 only = READ_ONCE(vps[i].poll_port);
+        if (!only || only == port)
+            wake |= 1ul << i;
     }
+    if (unlikely(wake))
+        vp_interrupt(vp, wake);
+}
+
+/*
+ * A sender may have read the port's entry before the shim closed it, and set the pending bit after the shim cleared it:
+ * then it is cleared again. The caller must not notify in that case.
+ */
+static bool port_was_closed(u32 port, u64 entry)
+{
+    return unlikely(READ_ONCE(dom->ports[port]) != entry) && port_kind(READ_ONCE(dom->ports[port])) == TRAP_PORT_FREE;
 }
 
 /* --- 2-level ------------------------------------------------------------------------------------------------------ */
 
-static void raise_2level(struct vp *vp, u32 port, u32 vcpu, bool set)
+static void raise_2level(struct vp *vp, u32 port, u64 entry, bool set)
 {
     struct shared_info *si = shared();
-    struct vp *t = &vps[vcpu];
-    if (set && test_and_set_bit(port, si->evtchn_pending))
-        return;
+    struct vp *t = &vps[port_vcpu(entry)];
+    if (set) {
+        if (test_and_set_bit(port, si->evtchn_pending))
+            return;
+        if (port_was_closed(port, entry)) {
+            test_and_clear_bit(port, si->evtchn_pending);
+            return;
+        }
+    }
     if (!test_bit(port, si->evtchn_mask) && !test_and_set_bit(port / 64, &t->vi->evtchn_pending_sel))
         mark_upcall(vp, t);
-    wake_pollers(vp, vcpu);
+    wake_pollers(vp, port);
 }
 
 /* --- FIFO --------------------------------------------------------------------------------------------------------- */
@@ -122,6 +140,42 @@ static bool fifo_set_link(u32 *word, u32 port)
     return linked;
 }
 
+/* The VP whose queue the port was linked on last; NULL if none. */
+static struct vp *last_queue_vp(u32 port)
+{
+    u16 last = READ_ONCE(dom->fifo_last_queue[port]);
+    u32 v = last ? (last - 1u) >> 4 : TRAP_MAX_VPS;
+    return v < dom->nr_vps ? &vps[v] : NULL;
+}
+
+/* Locks the queues of a port that is to be linked on `t`: those of `t`, and those where it was last. Returns the other. */
+static struct vp *lock_queues(struct vp *vp, u32 port, struct vp *t)
+{
+    for (;;) {
+        struct vp *other = last_queue_vp(port);
+        if (likely(!other || other == t)) {
+            other = NULL;
+            lock(vp, &fifo_lock[t->id]);
+        } else {
+            lock(vp, &fifo_lock[other->id < t->id ? other->id : t->id]);
+            lock(vp, &fifo_lock[other->id < t->id ? t->id : other->id]);
+        }
+        struct vp *now = last_queue_vp(port);
+        if (likely(now == t || now == other || !now))
+            return other;
+        if (other)
+            unlock(&fifo_lock[other->id]);
+        unlock(&fifo_lock[t->id]);
+    }
+}
+
+static void unlock_queues(struct vp *t, struct vp *other)
+{
+    if (other)
+        unlock(&fifo_lock[other->id]);
+    unlock(&fifo_lock[t->id]);
+}
+
 static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
 {
     u32 vcpu = port_vcpu(entry), prio = port_prio(entry);
@@ -130,26 +184,30 @@ static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
     if (!word || !t->s->fifo_control_gpa) {
         if (set)
             test_and_set_bit(port, dom->early_pending);
+        wake_pollers(vp, port);
         return;
     }
     /* Linked even if it is pending already: the guest may have unlinked it and not yet cleared PENDING. So does Xen. */
-    if (set)
+    if (set) {
         test_and_set_bit(FIFO_PENDING_BIT, word);
+        if (port_was_closed(port, entry)) {
+            test_and_clear_bit(FIFO_PENDING_BIT, word);
+            return;
+        }
+    }
     if (test_bit(FIFO_MASKED_BIT, word)) {
-        wake_pollers(vp, vcpu);
+        wake_pollers(vp, port);
         return;
     }
-    lock(vp, &fifo_lock[vcpu]);
+    struct vp *other = lock_queues(vp, port, t);
     /* Checked under the lock: two raisers must not link the same port twice. */
     if (!test_and_set_bit(FIFO_LINKED_BIT, word)) {
         /* The tail of the queue that it was on before must forget a port that moves. */
         u16 queue = (u16)((vcpu << 4 | prio) + 1), last = dom->fifo_last_queue[port];
-        if (last && last != queue) {
-            u32 v = (last - 1u) >> 4;
-            if (v < dom->nr_vps && vps[v].s->fifo_tail[(last - 1) & 15] == port)
-                vps[v].s->fifo_tail[(last - 1) & 15] = 0;
-        }
-        dom->fifo_last_queue[port] = queue;
+        struct vp *last_vp = last_queue_vp(port);
+        if (last_vp && last != queue && last_vp->s->fifo_tail[(last - 1) & 15] == port)
+            last_vp->s->fifo_tail[(last - 1) & 15] = 0;
+        WRITE_ONCE(dom->fifo_last_queue[port], queue);
         u32 tail = t->s->fifo_tail[prio];
         u32 *tail_word = tail && tail != port ? fifo_word(tail & (TRAP_MAX_PORTS - 1)) : NULL;
         struct evtchn_fifo_control_block *cb = gpa_to_va(t->s->fifo_control_gpa);
@@ -157,13 +215,13 @@ static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
         if (!linked)
             WRITE_ONCE(cb->head[prio], port);
         t->s->fifo_tail[prio] = port;
-        unlock(&fifo_lock[vcpu]);
+        unlock_queues(t, other);
         if (!linked && !test_and_set_bit(prio, &cb->ready))
             mark_upcall(vp, t);
     } else {
-        unlock(&fifo_lock[vcpu]);
+        unlock_queues(t, other);
     }
-    wake_pollers(vp, vcpu);
+    wake_pollers(vp, port);
 }
 
 /* --- both --------------------------------------------------------------------------------------------------------- */
@@ -179,7 +237,7 @@ void evtchn_raise(struct vp *vp, u32 port)
     if (dom->evtchn_fifo)
         raise_fifo(vp, port, e, true);
     else
-        raise_2level(vp, port, port_vcpu(e), true);
+        raise_2level(vp, port, e, true);
 }
 
 long do_evtchn_send(struct vp *vp, u32 port)
@@ -224,7 +282,7 @@ long do_evtchn_unmask(struct vp *vp, u32 port)
     } else {
         struct shared_info *si = shared();
         if (test_and_clear_bit(port, si->evtchn_mask) && test_bit(port, si->evtchn_pending))
-            raise_2level(vp, port, port_vcpu(e), false);
+            raise_2level(vp, port, e, false);
     }
     return 0;
 }
@@ -267,7 +325,7 @@ void evtchn_resync(struct vp *vp)
 static void sleep_until(struct vp *vp, bool (*done)(struct vp *vp, void *arg), void *arg)
 {
     runstate_change(vp, RUNSTATE_blocked);
-    vp->s->running = 0;
+    vp_set_running(vp, false);
     for (;;) {
         serve_kick(vp);
         timer_expire(vp);
@@ -278,14 +336,14 @@ static void sleep_until(struct vp *vp, bool (*done)(struct vp *vp, void *arg), v
         hv->idle(vp);
     }
     timer_rearm(vp); /* what woke us may have been one of several deadlines */
-    vp->s->running = 1;
+    vp_set_running(vp, true);
     runstate_change(vp, RUNSTATE_running);
 }
 
 static bool upcall_pending(struct vp *vp, void *arg)
 {
     (void)arg;
-    return READ_ONCE(vp->vi->evtchn_upcall_pending) || (vp->s->nmi_state & 3) == 1;
+    return READ_ONCE(vp->vi->evtchn_upcall_pending) || nmi_deliverable(vp);
 }
 
 long sched_block(struct vp *vp)
@@ -308,7 +366,7 @@ static bool poll_done(struct vp *vp, void *arg)
     for (u32 i = 0; i < p->nr; i++)
         if (evtchn_is_pending(p->ports[i]))
             return true;
-    if (upcall_deliverable(vp) || (vp->s->nmi_state & 3) == 1)
+    if (upcall_deliverable(vp) || nmi_deliverable(vp))
         return true;
     return p->deadline && ((s64)p->deadline < 0 || system_time() >= p->deadline);
 }
@@ -328,15 +386,16 @@ long sched_poll(struct vp *vp, u64 arg)
             return E(EINVAL);
     p.nr = req.nr_ports;
     p.deadline = req.timeout;
-    WRITE_ONCE(vp->s->poll_ports, 1);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    /* First this, then the look at the ports; senders set the pending bit first. */
+    WRITE_ONCE(vp->poll_port, p.nr == 1 ? p.ports[0] : 0);
+    __atomic_fetch_or(&pollers, 1ul << vp->id, __ATOMIC_SEQ_CST);
     if (!poll_done(vp, &p)) {
         vp->s->timer_poll = req.timeout;
         sleep_until(vp, poll_done, &p);
         vp->s->timer_poll = 0;
         timer_rearm(vp);
     }
-    WRITE_ONCE(vp->s->poll_ports, 0);
+    __atomic_fetch_and(&pollers, ~(1ul << vp->id), __ATOMIC_SEQ_CST);
     return 0;
 }
 

@@ -14,6 +14,9 @@
 #define APIC_SVR 0x0f0
 #define APIC_ICR 0x300
 #define APIC_ICR2 0x310
+#define ICR_STARTUP 0x4600
+#define ICR_ALL_BUT_SELF 0xc0000
+#define ROM_PAGE 0xf0
 #define APIC_LVT_TIMER 0x320
 #define APIC_LVT_LINT0 0x350
 #define APIC_LVT_LINT1 0x360
@@ -32,6 +35,8 @@
 #define UART_LCR 3
 #define UART_MCR 4
 #define UART_LSR 5
+
+void hv_sti_hlt(void);
 
 static inline void apic_write(u32 reg, u32 v)
 {
@@ -55,7 +60,7 @@ static void soft_init_vp(struct vp *vp)
     apic_write(APIC_LVT_LINT1, APIC_MASKED);
     apic_write(APIC_TIMER_DIVIDE, APIC_DIVIDE_BY_1);
     apic_write(APIC_LVT_TIMER, VEC_TIMER);
-    vp->hv_vp_index = apic_read(APIC_ID) >> 24;
+    vp->hv_vp_index = apic_read(APIC_ID) >> 24; /* as its id */
     if (vp->id != 0)
         return;
     u16 port = (u16)dom->doorbell_port;
@@ -65,6 +70,16 @@ static void soft_init_vp(struct vp *vp)
     outb(port + UART_FCR, 0);
     outb(port + UART_MCR, 0x0b); /* OUT2 lets the interrupt through */
     outb(port + UART_IER, 1);
+}
+
+/*
+ * A start-up IPI to everybody else, whose vector is the page of the reset ROM. QEMU's processors wait for it from reset
+ * on: no INIT has to come first.
+ */
+static void soft_start_vps(struct vp *vp)
+{
+    (void)vp;
+    apic_write(APIC_ICR, ICR_STARTUP | ICR_ALL_BUT_SELF | ROM_PAGE);
 }
 
 static void soft_ack_kick(struct vp *vp)
@@ -94,26 +109,57 @@ static void soft_send_ipi(struct vp *vp, u64 mask, u8 vector)
     }
 }
 
-/* Every listed VP flushes before it next runs guest code, and the caller waits until those in guest code have. */
+/*
+ * Flushes of other VPs: TRAP_REQ_FLUSH (smp.c), and a wait until each VP that ran guest code has served it. After a few
+ * looks the waiting VP halts, because another VP's thread may need the host's processor that it spins on; whoever has
+ * served a flush wakes those that halt.
+ */
+#define LOOKS_BEFORE_HALT 64
+static u64 halted_for_flush;
+
+static u64 not_flushed(u64 mask)
+{
+    u64 left = 0;
+    for (u64 rest = mask; rest; rest &= rest - 1) {
+        u32 i = (u32)__builtin_ctzl(rest);
+        if ((__atomic_load_n(&vps[i].s->requests, __ATOMIC_SEQ_CST) & TRAP_REQ_FLUSH) &&
+            __atomic_load_n(&vps[i].s->running, __ATOMIC_SEQ_CST))
+            left |= 1ul << i;
+    }
+    return left;
+}
+
+static void soft_flush_served(struct vp *vp)
+{
+    u64 mask = __atomic_load_n(&halted_for_flush, __ATOMIC_SEQ_CST) & ~(1ul << vp->id);
+    if (mask)
+        soft_send_ipi(vp, mask, VEC_IPI);
+}
+
 static void soft_flush_space(struct vp *vp, u64 mask)
 {
-    u64 waiting = 0;
-    for (u32 i = 0; i < dom->nr_vps; i++) {
-        if (i == vp->id || !(mask & (1ul << i)))
-            continue;
-        __atomic_store_n(&vps[i].s->flush_pending, 1, __ATOMIC_SEQ_CST);
-        if (load_acquire(&vps[i].s->running))
-            waiting |= 1ul << i;
-    }
+    for (u64 rest = mask; rest; rest &= rest - 1)
+        __atomic_fetch_or(&vps[__builtin_ctzl(rest)].s->requests, TRAP_REQ_FLUSH, __ATOMIC_SEQ_CST);
+    u64 waiting = not_flushed(mask);
     if (!waiting)
         return;
     soft_send_ipi(vp, waiting, VEC_IPI);
-    for (u32 i = 0; i < dom->nr_vps; i++)
-        while ((waiting & (1ul << i)) && READ_ONCE(vps[i].s->flush_pending) && READ_ONCE(vps[i].s->running)) {
-            if (READ_ONCE(vp->s->flush_pending))
-                mm_flush_local(vp);
-            cpu_relax();
+    bool halted = false;
+    for (u32 looks = 0; (waiting = not_flushed(waiting)); looks++) {
+        if (looks < LOOKS_BEFORE_HALT) {
+            mm_spin(vp);
+            continue;
         }
+        halted = true;
+        __atomic_fetch_or(&halted_for_flush, 1ul << vp->id, __ATOMIC_SEQ_CST);
+        if (READ_ONCE(vp->s->requests) & TRAP_REQ_FLUSH)
+            mm_flush_local(vp);
+        else if (not_flushed(waiting))
+            hv_sti_hlt();
+        __atomic_fetch_and(&halted_for_flush, ~(1ul << vp->id), __ATOMIC_SEQ_CST);
+    }
+    if (halted)
+        timer_rearm(vp); /* its interrupt may have come meanwhile */
 }
 
 static void soft_flush_list(struct vp *vp, u64 mask, u64 va)
@@ -146,8 +192,6 @@ static void soft_eoi(struct vp *vp)
     apic_write(APIC_EOI, 0);
 }
 
-void hv_sti_hlt(void);
-
 static void soft_idle(struct vp *vp)
 {
     (void)vp;
@@ -167,9 +211,12 @@ static void soft_crash(struct vp *vp)
 
 const struct hv_ops hv_soft = {
     .name = "soft",
+    .kick_vp0_only = true,
     .init_vp = soft_init_vp,
+    .start_vps = soft_start_vps,
     .flush_space = soft_flush_space,
     .flush_list = soft_flush_list,
+    .flush_served = soft_flush_served,
     .send_ipi = soft_send_ipi,
     .stimer_set = soft_stimer_set,
     .ref_time = soft_ref_time,

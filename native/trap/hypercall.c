@@ -164,6 +164,18 @@ static long set_timer_op(struct vp *vp, const u64 *a)
     return 0;
 }
 
+/* The timer of another vCPU is its own VP's to set. */
+static void set_period(struct vp *vp, u32 vcpu, u64 period)
+{
+    if (vcpu == vp->id) {
+        timer_set_period(vp, period);
+        timer_rearm(vp);
+        return;
+    }
+    __atomic_store_n(&vps[vcpu].s->period_request, period + 1, __ATOMIC_SEQ_CST);
+    vp_request(vp, vcpu, TRAP_REQ_PERIOD);
+}
+
 static long vcpu_op(struct vp *vp, const u64 *a)
 {
     u32 cmd = (u32)a[0], vcpu = (u32)a[1];
@@ -200,14 +212,11 @@ static long vcpu_op(struct vp *vp, const u64 *a)
             return E(EINVAL);
         if (t.period_ns > (1ul << 63) - 1 - system_time())
             return E(EINVAL);
-        s->timer_period = t.period_ns;
-        s->timer_periodic_next = system_time() + t.period_ns;
-        timer_rearm(vp);
+        set_period(vp, vcpu, t.period_ns);
         return 0;
     }
     case VCPUOP_stop_periodic_timer:
-        s->timer_period = s->timer_periodic_next = 0;
-        timer_rearm(vp);
+        set_period(vp, vcpu, 0);
         return 0;
     default:
         return COLD;

@@ -39,18 +39,21 @@ static bool park_if_asked(struct vp *vp)
 {
     if (likely(!READ_ONCE(dom->stop_request)))
         return false;
+    const bool running = vp->s->running;
+    vp_set_running(vp, false);
     snapshot(vp);
     store_release(&vp->s->parked, 1);
     ring_doorbell(vp);
     while (load_acquire(&dom->stop_request)) {
         hv->idle(vp);
-        if (READ_ONCE(vp->s->flush_pending))
-            mm_flush_local(vp);
+        if (READ_ONCE(vp->s->requests))
+            vp_serve_requests(vp);
         /* While the flag is set, the shim thinks that a kick is on its way: the one that ends the stop needs it clear. */
         if (READ_ONCE(vp->s->kick))
             __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
     }
     store_release(&vp->s->parked, 0);
+    vp_set_running(vp, running);
     timer_rearm(vp);
     time_update_vcpu(vp);
     return true;
@@ -78,14 +81,38 @@ static void take_raised(struct vp *vp)
 void serve_kick(struct vp *vp)
 {
     struct trap_vp *s = vp->s;
-    do {
-        if (READ_ONCE(s->flush_pending))
-            mm_flush_local(vp);
+    bool down = false, running = false;
+    u32 state = RUNSTATE_offline;
+    for (;;) {
+        if (READ_ONCE(s->requests))
+            vp_serve_requests(vp);
         if (READ_ONCE(s->kick))
             __atomic_exchange_n(&s->kick, 0, __ATOMIC_SEQ_CST);
         take_raised(vp);
         time_update_frequency(vp);
-    } while (park_if_asked(vp));
+        if (park_if_asked(vp))
+            continue;
+        if (likely(load_acquire(&s->online)))
+            break;
+        /* VCPUOP_down: wherever the vCPU was, it goes on from there when it comes up. Its timers wait, too. */
+        if (!down) {
+            down = true;
+            running = s->running;
+            state = s->runstate;
+            vp_set_running(vp, false);
+            if (state == RUNSTATE_running)
+                runstate_change(vp, RUNSTATE_offline);
+            continue;
+        }
+        count_hv(vp, TRAP_HV_IDLE);
+        hv->idle(vp);
+    }
+    if (unlikely(down)) {
+        vp_set_running(vp, running);
+        if (state == RUNSTATE_running)
+            runstate_change(vp, RUNSTATE_running);
+        timer_rearm(vp);
+    }
 }
 
 static void apply_effects(struct vp *vp, u32 effects)
@@ -108,6 +135,14 @@ static void apply_effects(struct vp *vp, u32 effects)
     if (effects & (TRAP_EFFECT_VCPU_INFO | TRAP_EFFECT_AREAS)) {
         time_update_vcpu(vp);
         runstate_write(vp);
+    }
+    if (effects & TRAP_EFFECT_AREAS) {
+        /* They may be another vCPU's. One that is up writes its own. */
+        for (u32 i = 0; i < dom->nr_vps; i++)
+            if (i != vp->id && READ_ONCE(vps[i].s->online))
+                vp_request(vp, i, TRAP_REQ_AREAS);
+            else if (i != vp->id)
+                runstate_write(&vps[i]);
     }
     if (effects & TRAP_EFFECT_EVTCHN)
         evtchn_resync(vp);
@@ -134,9 +169,16 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     m->kernel_l4 = vp->s->kernel_l4;
     m->rip = vp->regs ? vp->regs->rip : 0;
     m->seq++;
+    /*
+     * The shim may give this VP another root, and drop the reference on the present one before we get to know: another
+     * vCPU may then make an ordinary page of it.
+     */
+    const bool leave_root = dom->nr_vps > 1 && kind == TRAP_CALL_HYPERCALL && nr == __HYPERVISOR_mmuext_op;
+    if (leave_root)
+        mm_leave_root(vp);
     store_release(&m->state, TRAP_MBOX_REQUEST);
     count_hv(vp, TRAP_HV_POST_MESSAGE);
-    vp->s->running = 0;
+    vp_set_running(vp, false);
     ring_doorbell(vp);
     for (;;) {
         serve_kick(vp);
@@ -149,7 +191,9 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
         }
         hv->idle(vp);
     }
-    vp->s->running = 1;
+    vp_set_running(vp, true);
+    if (leave_root)
+        mm_load_roots(vp);
     s64 result = m->result;
     u32 effects = m->effects;
     store_release(&m->state, TRAP_MBOX_IDLE);
@@ -161,16 +205,16 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     return result;
 }
 
-void log_line(const char *fmt, ...)
+void log_line(struct vp *vp, const char *fmt, ...)
 {
-    static char text[256];
+    char *text = (char *)vp->s->log_text;
     va_list ap;
     va_start(ap, fmt);
-    size_t n = format_line(text, sizeof(text), fmt, ap);
+    size_t n = format_line(text, sizeof(vp->s->log_text), fmt, ap);
     va_end(ap);
-    u64 args[6] = {(u64)text - TRAP_VA_IMAGE + image_gpa, n};
-    if (!vps[0].in_cold_call)
-        shim_call(&vps[0], TRAP_CALL_LOG, 0, args);
+    u64 args[6] = {(u64)text - TRAP_DIRECTMAP_BASE, n};
+    if (!vp->in_cold_call)
+        shim_call(vp, TRAP_CALL_LOG, 0, args);
 }
 
 static _Noreturn void report_crash(struct vp *vp, u32 reason, u64 rip, const char *fmt, va_list ap)
@@ -205,5 +249,8 @@ _Noreturn void module_panic_at(struct vp *vp, u64 rip, const char *fmt, ...)
 
 _Noreturn void module_panic(const char *why)
 {
-    module_panic_at(&vps[0], (u64)__builtin_return_address(0), "assertion: %s", why);
+    /* Every stack lies in the area of its VP. */
+    u64 sp = (u64)__builtin_frame_address(0);
+    struct vp *vp = ((struct trap_entry *)((sp & -(u64)TRAP_VPA_STRIDE) + TRAP_VPA_DATA * PAGE_SIZE))->vp;
+    module_panic_at(vp, (u64)__builtin_return_address(0), "assertion: %s", why);
 }

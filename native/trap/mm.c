@@ -45,6 +45,11 @@ static void load_cr3(struct vp *vp, u64 cr3)
         mm_flush_epoch++;
 }
 
+void mm_leave_root(struct vp *vp)
+{
+    load_cr3(vp, dom->module_l4 << PAGE_SHIFT);
+}
+
 void mm_load_roots(struct vp *vp)
 {
     const struct trap_vp *s = vp->s;
@@ -212,15 +217,18 @@ bool mm_spurious_fault(struct vp *vp, u64 va, u32 error_code)
 
 void mm_flush_local(struct vp *vp)
 {
-    /* Withdrawn first: a request that comes after this point sets it again. */
-    if (READ_ONCE(vp->s->flush_pending))
-        __atomic_store_n(&vp->s->flush_pending, 0, __ATOMIC_SEQ_CST);
+    /* Withdrawn first: a request that comes after this point sets it again. Guest memory is not used in between. */
+    const bool asked = READ_ONCE(vp->s->requests) & TRAP_REQ_FLUSH;
+    if (unlikely(asked))
+        __atomic_fetch_and(&vp->s->requests, ~(u32)TRAP_REQ_FLUSH, __ATOMIC_SEQ_CST);
     load_cr3(vp, vp->loaded_cr3);
+    if (unlikely(asked) && hv->flush_served)
+        hv->flush_served(vp);
 }
 
 void mm_spin(struct vp *vp)
 {
-    if (READ_ONCE(vp->s->flush_pending))
+    if (READ_ONCE(vp->s->requests) & TRAP_REQ_FLUSH)
         mm_flush_local(vp);
     cpu_relax();
 }

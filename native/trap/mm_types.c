@@ -436,6 +436,6 @@ void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc)
         return;
     __atomic_sub_fetch(&reports_left, 1, __ATOMIC_RELAXED);
     const struct refusal *r = &refusals[vp->id];
-    log_line("%s of MFN %lx: error %d; frame_info %lx; L%u table %lx slot %u entry %lx", what, mfn, (int)rc,
+    log_line(vp, "%s of MFN %lx: error %d; frame_info %lx; L%u table %lx slot %u entry %lx", what, mfn, (int)rc,
              mfn_valid(mfn) ? fi_load(mfn) : 0ul, r->level, r->table, r->slot, r->entry);
 }

@@ -22,9 +22,9 @@ _Noreturn void enter_guest(struct vp *vp)
 void vp_bind_vcpu_info(struct vp *vp)
 {
     u64 gpa = vp->s->vcpu_info_gpa;
-    if (!gpa)
-        gpa = dom->shared_info_gpa + vp->id * sizeof(struct vcpu_info);
-    vp->vi = gpa_to_va(gpa);
+    /* vCPUs from 32 on have none before they register one. What is written there means nothing. */
+    static struct vcpu_info none;
+    vp->vi = gpa ? gpa_to_va(gpa) : &none;
 }
 
 static void init_cpu(void)
@@ -51,7 +51,14 @@ static void init_vp(struct vp *vp, u32 id)
     vp->e->handlers[2] = (u64)module_trap_c;
     vp->e->handlers[3] = (u64)iret_fault_c;
     vp->e->kernel_cr3 = dom->module_l4 << PAGE_SHIFT;
+    vp->loaded_cr3 = dom->module_l4 << PAGE_SHIFT;
+    vp->hv_vp_index = id;
+    /* Xen starts a PV vCPU with a tick, which Linux stops at once. */
+    vp->s->timer_period = 10000000;
 }
+
+/* VP 0 has set up what all VPs share. */
+static bool shared_ready;
 
 _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
 {
@@ -64,6 +71,14 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
         for (u32 i = 0; i < dom->nr_vps && i < TRAP_MAX_VPS; i++)
             init_vp(&vps[i], i);
         cpuid_init();
+        vps[0].s->online = vps[0].s->initialised = 1;
+    } else {
+        /* Where the engine starts all VPs at once. */
+        while (!load_acquire(&shared_ready))
+            cpu_relax();
+        if (apic_id >= dom->nr_vps)
+            for (;;)
+                __asm__ volatile("cli; hlt");
     }
     struct vp *vp = &vps[apic_id];
     init_cpu();
@@ -71,25 +86,26 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
     desc_init_vp(vp);
     hv->init_vp(vp);
     if (apic_id != 0)
-        for (;;)
-            hv->idle(vp);
+        secondary_vp(vp);
     if (dom->magic != TRAP_ABI_MAGIC || dom->version != TRAP_ABI_VERSION || dom->nr_vps > TRAP_MAX_VPS)
         domain_crash(vp, TRAP_CRASH_BOOT, "trap module and shim differ: version %u here, %u there", TRAP_ABI_VERSION,
                      dom->version);
 
     time_init();
-    time_init_vp(vp);
+    time_init_vp(vp, RUNSTATE_running);
+    time_update_vcpu(vp);
+    store_release(&shared_ready, true);
+    if (dom->nr_vps > 1 && hv->start_vps)
+        hv->start_vps(vp);
     u64 args[6] = {0};
     if (shim_call(vp, TRAP_CALL_READY, 0, args) != 0)
         domain_crash(vp, TRAP_CRASH_BOOT, "the shim refused the start");
-    /* The reset ROM's identity mapping has done its work: other VPs would need it, but there are none to start. */
-    if (dom->nr_vps == 1)
-        WRITE_ONCE(((u64 *)mfn_to_va(dom->module_l4))[0], 0);
+    vp_arrived(vp);
     mm_init();
     mm_boot_root(vp, dom->start_l4);
     debugreg_load(vp);
 
-    struct trap_regs *regs = (struct trap_regs *)((u8 *)vp->e + 0xf48);
+    struct trap_regs *regs = guest_frame(vp);
     memset(regs, 0, sizeof(*regs));
     regs->rip = dom->start_rip;
     regs->rsp = dom->start_rsp;
@@ -99,10 +115,8 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
     regs->ss = guest_ring1() ? TRAP_SEL_SS1 : FLAT_KERNEL_SS64;
     vp->s->kernel_sp = dom->start_rsp;
     vp->s->kernel_ss = FLAT_KERNEL_SS64;
-    vp->s->online = vp->s->initialised = vp->s->running = 1;
-    /* Xen starts a PV vCPU with a tick, which Linux stops at once. */
-    vp->s->timer_period = 10000000;
-    vp->s->timer_periodic_next = system_time() + vp->s->timer_period;
+    vp_set_running(vp, true);
+    timer_set_period(vp, vp->s->timer_period);
     timer_rearm(vp);
     vp->regs = regs;
     wrmsr(MSR_FS_BASE, 0);

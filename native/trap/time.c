@@ -10,9 +10,16 @@
 
 #define NSEC_PER_SEC 1000000000ul
 
+/*
+ * The clock, one for all VPs. It is read under a version that is odd while it changes; it changes while no other VP runs
+ * guest code (vp_hold_others), so that no vCPU reads a time that another has left behind.
+ */
+static u32 anchor_version;
 static u64 anchor_tsc, anchor_ns, applied_hz;
 static u32 clock_mul;
 static s8 clock_shift;
+/* Whoever writes pvclock fields, of whichever vCPU, has this. Nothing is waited for inside. */
+static u32 pvclock_lock;
 
 /* floor(a * 2^32 / b) for a < b, without the 128-bit division helper. */
 static u32 div_frac(u64 a, u64 b)
@@ -54,7 +61,14 @@ static void set_frequency(u64 hz)
 
 u64 system_time(void)
 {
-    return anchor_ns + scale(rdtsc() - anchor_tsc);
+    for (;;) {
+        u32 version = load_acquire(&anchor_version);
+        u64 ns = anchor_ns + scale(rdtsc() - anchor_tsc);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (likely(!(version & 1) && version == READ_ONCE(anchor_version)))
+            return ns;
+        cpu_relax();
+    }
 }
 
 static void write_time(struct vcpu_time_info *t)
@@ -86,9 +100,12 @@ static bool area_writable(u64 gpa)
 
 void time_update_vcpu(struct vp *vp)
 {
+    while (__atomic_exchange_n(&pvclock_lock, 1, __ATOMIC_ACQUIRE))
+        cpu_relax();
     write_time((struct vcpu_time_info *)&vp->vi->time);
     if (vp->s->time_area_gpa && area_writable(vp->s->time_area_gpa))
         write_time(gpa_to_va(vp->s->time_area_gpa));
+    store_release(&pvclock_lock, 0);
 }
 
 /* Applies a better estimate of the TSC frequency, if the shim has published one. */
@@ -97,17 +114,26 @@ void time_update_frequency(struct vp *vp)
     u64 hz = READ_ONCE(dom->tsc_hz);
     if (likely(hz == applied_hz) || hz < 1000000 || hz > 100 * NSEC_PER_SEC)
         return;
-    count_hv(vp, TRAP_HV_REF_TIME);
-    /* Only while one VP runs may the anchor move without a protocol between VPs. */
-    u64 now_tsc = rdtsc();
-    anchor_ns += scale(now_tsc - anchor_tsc);
-    anchor_tsc = now_tsc;
-    set_frequency(hz);
-    for (u32 i = 0; i < dom->nr_vps; i++)
-        if (vps[i].vi)
-            time_update_vcpu(&vps[i]);
-    dom->time_offset = anchor_ns;
-    dom->time_tsc = anchor_tsc;
+    if (!vp_hold_others(vp))
+        return; /* another VP is at it */
+    if (hz != applied_hz) {
+        count_hv(vp, TRAP_HV_REF_TIME);
+        while (__atomic_exchange_n(&pvclock_lock, 1, __ATOMIC_ACQUIRE))
+            cpu_relax();
+        __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
+        u64 now_tsc = rdtsc();
+        anchor_ns += scale(now_tsc - anchor_tsc);
+        anchor_tsc = now_tsc;
+        set_frequency(hz);
+        dom->time_offset = anchor_ns;
+        dom->time_tsc = anchor_tsc;
+        __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
+        store_release(&pvclock_lock, 0);
+        for (u32 i = 0; i < dom->nr_vps; i++)
+            if (READ_ONCE(vps[i].s->online))
+                time_update_vcpu(&vps[i]);
+    }
+    vp_release_others(vp);
 }
 
 void time_init(void)
@@ -120,13 +146,12 @@ void time_init(void)
     dom->time_tsc = anchor_tsc;
 }
 
-void time_init_vp(struct vp *vp)
+void time_init_vp(struct vp *vp, u32 runstate)
 {
     vp->armed_deadline = ~0ul;
-    vp->s->runstate = RUNSTATE_running;
+    vp->s->runstate = runstate;
     vp->s->runstate_entry = system_time();
     count_hv(vp, TRAP_HV_REF_TIME);
-    time_update_vcpu(vp);
 }
 
 /* --- timers --------------------------------------------------------------------------------------------------------- */
@@ -160,6 +185,12 @@ void timer_rearm(struct vp *vp)
         /* STIMER counts in 100 ns: round up, or the guest would find its deadline still in the future. */
         hv->stimer_set(vp, d / 100 + (d % 100 != 0) + (d == 0));
     }
+}
+
+void timer_set_period(struct vp *vp, u64 period)
+{
+    vp->s->timer_period = period;
+    vp->s->timer_periodic_next = period ? system_time() + period : 0;
 }
 
 void timer_expire(struct vp *vp)
@@ -235,8 +266,11 @@ void runstate_change(struct vp *vp, u32 state)
 {
     struct trap_vp *s = vp->s;
     u64 now = system_time();
+    WRITE_ONCE(s->runstate_version, s->runstate_version + 1);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
     s->runstate_time[s->runstate & 3] += now - s->runstate_entry;
     s->runstate_entry = now;
     s->runstate = state;
+    store_release(&s->runstate_version, s->runstate_version + 1);
     runstate_write(vp);
 }

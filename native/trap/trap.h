@@ -130,10 +130,12 @@ struct vp {
     struct vcpu_info *vi;   /* the registered vcpu_info, through the direct map */
     u32 id;
     bool in_cold_call;
+    bool held;          /* waits for vp_release_others */
+    u32 poll_port;      /* the only port of the poll under way, 0 for several */
     u64 armed_deadline; /* ns of system time the hardware timer is set for, ~0 none */
     u64 loaded_cr3;
-    u32 trace_hv; /* TRAP_HV_* used since the operation began */
-    u32 hv_vp_index;
+    u32 trace_hv;    /* TRAP_HV_* used since the operation began */
+    u32 hv_vp_index; /* the hypervisor's number for send_ipi */
     u64 entry_tsc;
 };
 
@@ -295,7 +297,7 @@ void *memset(void *dst, int c, size_t n);
 void *memmove(void *dst, const void *src, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 /* A line for the shim's log (level debug); %s %d %u %x %lx %p only. Cold: one synchronous call. */
-void log_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void log_line(struct vp *vp, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Stops everything: a bug of ours. */
 _Noreturn void module_panic(const char *why);
 #define ASSERT(c)                                                                                                      \
@@ -333,7 +335,10 @@ _Noreturn void domain_crash(struct vp *vp, u32 reason, const char *fmt, ...) __a
 /* Synchronous call; halts until answered, serving kicks and flushes. Holds no lock. Applies the reply's effects. */
 s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6]);
 void ring_doorbell(struct vp *vp);
-/* Runs on VEC_KICK and whenever a VP wakes: moves raise[] bits into pending bits, parks on stop_request. */
+/*
+ * Runs on VEC_KICK and whenever a VP wakes: serves requests, moves raise[] bits into pending bits, parks on stop_request,
+ * and waits while the vCPU is down.
+ */
 void serve_kick(struct vp *vp);
 /* A fault of ours: reports `rip` and stops the domain. */
 _Noreturn void module_panic_at(struct vp *vp, u64 rip, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -395,9 +400,11 @@ bool mm_spurious_fault_in(u64 l4_mfn, u64 va, u32 error_code);
 void *mm_user_byte(struct vp *vp, u64 va, bool write);
 /* Walks the given root; returns the L1 entry (or 0 when not mapped at 4 KiB granularity). */
 u64 mm_walk(u64 l4_mfn, u64 va);
-/* One turn of a wait for another VP: serves flush requests meanwhile. */
+/* One turn of a wait for another VP: serves flush requests meanwhile. Locks may be held. */
 void mm_spin(struct vp *vp);
-/* Flush this VP's TLB / the listed VPs' (mask by vcpu id; synchronous). mm_flush_local also withdraws flush_pending. */
+/* Leaves the guest's root for the module's own; mm_load_roots goes back. */
+void mm_leave_root(struct vp *vp);
+/* Flush this VP's TLB / the listed VPs' (mask by vcpu id; synchronous). mm_flush_local also serves TRAP_REQ_FLUSH. */
 void mm_flush_local(struct vp *vp);
 void mm_flush_vps(struct vp *vp, u64 vp_mask);
 void mm_invlpg_vps(struct vp *vp, u64 vp_mask, u64 va);
@@ -466,6 +473,10 @@ static inline bool upcall_deliverable(const struct vp *vp)
 {
     return READ_ONCE(vp->vi->evtchn_upcall_pending) && !READ_ONCE(vp->vi->evtchn_upcall_mask);
 }
+static inline bool nmi_deliverable(const struct vp *vp)
+{
+    return READ_ONCE(vp->s->nmi_pending) && !vp->s->nmi_masked;
+}
 long sched_block(struct vp *vp);
 long sched_poll(struct vp *vp, u64 arg);
 long sched_yield(struct vp *vp);
@@ -473,14 +484,16 @@ long sched_yield(struct vp *vp);
 /* --- time (time.c) ------------------------------------------------------------------------------------------------------ */
 
 void time_init(void);
-void time_init_vp(struct vp *vp);
+void time_init_vp(struct vp *vp, u32 runstate);
 /* ns since the domain started: what pvclock gives the guest. Monotonic over all VPs. */
 u64 system_time(void);
-/* Rewrites vcpu_info.time and the registered copy. */
+/* Rewrites vcpu_info.time and the registered copy, of any VP. */
 void time_update_vcpu(struct vp *vp);
 void timer_rearm(struct vp *vp);
 /* Raises VIRQ_TIMER for deadlines that have passed; called from the timer interrupt and before idling. */
 void timer_expire(struct vp *vp);
+/* A new period (ns, 0 none) of the vCPU's periodic timer, counted from now. On its own VP; timer_rearm is the caller's. */
+void timer_set_period(struct vp *vp, u64 period);
 void runstate_change(struct vp *vp, u32 state);
 void runstate_write(struct vp *vp);
 /* Applies a new tsc_hz that the shim has published. */
@@ -490,10 +503,16 @@ void time_update_frequency(struct vp *vp);
 
 struct hv_ops {
     const char *name;
+    /* All kicks arrive at VP 0, which passes them on. */
+    bool kick_vp0_only;
     void (*init_vp)(struct vp *vp);
+    /* On VP 0, once: makes the other VPs run the module's start code. NULL: the engine has started them. */
+    void (*start_vps)(struct vp *vp);
     /* HvCallFlushVirtualAddressSpace, HvCallFlushVirtualAddressList: remote VPs, synchronous. */
     void (*flush_space)(struct vp *vp, u64 vp_mask);
     void (*flush_list)(struct vp *vp, u64 vp_mask, u64 va);
+    /* A VP has served TRAP_REQ_FLUSH, or runs no guest code any more. NULL where flush_space does not ask so. */
+    void (*flush_served)(struct vp *vp);
     void (*send_ipi)(struct vp *vp, u64 vp_mask, u8 vector);
     /* STIMER0, direct mode: fire VEC_TIMER at reference time t (100 ns units), 0 stops it. */
     void (*stimer_set)(struct vp *vp, u64 ref_time);
@@ -535,6 +554,27 @@ static inline bool trace_on(void)
 /* Puts a record into the ring; fills in seq, vcpu and hv. The oldest record is overwritten, whether read or not. */
 void trace_record(struct vp *vp, struct trap_trace *record);
 
+/* --- other VPs (smp.c) ------------------------------------------------------------------------------------------- */
+
+/* Entering (true) or leaving guest execution, as far as other VPs' requests are concerned. */
+void vp_set_running(struct vp *vp, bool running);
+/* Makes the listed VPs look at their state: takes them out of the guest, or out of HLT. */
+void vp_interrupt(struct vp *vp, u64 mask);
+/* Sets TRAP_REQ_* bits of another VP and interrupts it; does not wait. */
+void vp_request(struct vp *vp, u32 target, u32 request);
+void vp_serve_requests(struct vp *vp);
+/*
+ * Until vp_release_others, no other VP runs guest code. False: another VP holds the others at this moment. Waits; the
+ * caller holds no lock. What comes in between must be short and wait for nobody.
+ */
+bool vp_hold_others(struct vp *vp);
+void vp_release_others(struct vp *vp);
+/* On VP 0 after a kick, with kick_vp0_only: wakes the VPs that it was for. */
+void forward_kicks(struct vp *vp);
+/* The VP can be interrupted from now on. */
+void vp_arrived(struct vp *vp);
+_Noreturn void secondary_vp(struct vp *vp);
+
 /* --- hypercalls (hypercall.c) ---------------------------------------------------------------------------------------------- */
 
 void do_hypercall(struct vp *vp, struct trap_regs *regs);
@@ -547,5 +587,12 @@ void iret_fault_c(struct trap_regs *fault, struct vp *vp);
 _Noreturn void module_main(u64 domain_gpa, u32 apic_id);
 /* vp->vi follows trap_vp.vcpu_info_gpa. */
 void vp_bind_vcpu_info(struct vp *vp);
+/* Where the entry stubs put the guest's registers. */
+static inline struct trap_regs *guest_frame(struct vp *vp)
+{
+    return (struct trap_regs *)((u8 *)vp->e + 0xf48);
+}
 /* Leaves for the guest with the frame in the VP's entry page; used once per VP start. */
 _Noreturn void enter_guest(struct vp *vp);
+/* The same, after delivering what is pending. */
+_Noreturn void start_guest(struct vp *vp);

@@ -5,7 +5,7 @@ import { open, rm, writeFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { parseColdList } from '../domain/cold';
 
-import { checkMemory, checkName, completeConfig, type GuestConfig } from '../domain/guest-config';
+import { checkMemory, checkName, completeConfig, type GuestConfig, MAX_VCPUS } from '../domain/guest-config';
 import { type RunOptions, runGuest } from '../domain/run-guest';
 import { readXlConfig } from '../domain/xl-cfg';
 import { UsageError } from '../errors';
@@ -36,6 +36,7 @@ export const declaration: CommandDecl = {
     cmdline: { value: 'TEXT', help: "the kernel's command line" },
     memory: { value: 'MB', help: 'memory at start (default 256)' },
     maxmem: { value: 'MB', help: 'memory that the guest may grow to (default: as at start)' },
+    vcpus: { value: 'N', help: `virtual processors, 1 to ${MAX_VCPUS} (default 1)` },
     name: { value: 'NAME', help: 'name of the domain' },
     engine: { value: 'auto|qemu', help: 'what runs the virtual processors' },
     cpu: { value: 'MODEL', help: "processor model of engine qemu, as QEMU's -cpu (default qemu64; max has AVX2)" },
@@ -55,6 +56,7 @@ function configFromOptions(args: Arguments): GuestConfig {
     return text === undefined ? undefined : checkMemory(numberOption(name, text, 1, 1 << 30), `--${name}`);
   };
   const name = args.text('name');
+  const vcpus = args.text('vcpus');
   const file = (option: string): string | undefined => {
     const path = args.text(option);
     if (path === '' || path?.includes('\0')) {
@@ -69,6 +71,7 @@ function configFromOptions(args: Arguments): GuestConfig {
     cmdline: args.text('cmdline'),
     memory: megabytes('memory'),
     maxmem: megabytes('maxmem'),
+    vcpus: vcpus === undefined ? undefined : numberOption('vcpus', vcpus, 1, MAX_VCPUS),
   };
 }
 

@@ -15,6 +15,7 @@
 import { TRAP_CRASH, TRAP_MBOX, TrapLast, TrapMailbox, TrapRegs, TrapVp } from '../../abi/trap';
 import { errnoName } from '../../abi/xen/errno';
 import { hypercall, opName, subopFromArgs } from '../../abi/xen/hypercalls';
+import { RUNSTATE } from '../../abi/xen/runstate';
 import { type DomainMemory, PAGE_SIZE } from '../xen/domain-memory';
 import { GuestVirtual } from '../xen/guest-virtual';
 
@@ -40,6 +41,8 @@ export interface CrashInput {
   readonly userMode: boolean;
   readonly kernelL4: number;
   readonly vp: Buffer;
+  /** The blocks of the other vCPUs that are, or have been, up. */
+  readonly others?: readonly { readonly vcpu: number; readonly vp: Buffer }[] | undefined;
   /** The engine's or our own code's failure, in words, when it was not the guest that crashed. */
   readonly failure?: string | undefined;
 }
@@ -299,7 +302,6 @@ export function formatCrash(capture: CrashCapture, symbols: SymbolFormatter | un
     const symbol = symbols?.format(address);
     return symbol === undefined ? '' : `  ${symbol}`;
   };
-  const reg = (n: RegisterName): bigint => register(vp, n);
   const lines: string[] = [];
   lines.push(
     `${isOurs(crash) ? 'Failure of xenlighten' : 'Guest crash'} on vCPU ${crash.vcpu}`,
@@ -308,9 +310,7 @@ export function formatCrash(capture: CrashCapture, symbols: SymbolFormatter | un
   );
 
   lines.push(`Registers (guest ${crash.userMode ? 'user' : 'kernel'} mode)`);
-  lines.push(`  rip ${hex(reg('cs')).padStart(4, '0')}:${hex64(reg('rip'))}${name(reg('rip'))}`);
-  lines.push(`  rsp ${hex(reg('ss')).padStart(4, '0')}:${hex64(reg('rsp'))}  rflags ${hex(reg('rflags'))}`);
-  for (const row of REGISTERS) lines.push(`  ${row.map((n) => `${n.padEnd(3)} ${hex64(reg(n))}`).join('  ')}`);
+  lines.push(...registerLines(vp, name));
   const bases = [
     `fs ${hex64(TrapVp.get.fs_base(view, 0))}`,
     `gs ${hex64(TrapVp.get.gs_base_kernel(view, 0))} (kernel) ${hex64(TrapVp.get.gs_base_user(view, 0))} (user)`,
@@ -346,5 +346,31 @@ export function formatCrash(capture: CrashCapture, symbols: SymbolFormatter | un
   if (calls.length === 0) lines.push('  none');
   const now = callUnderWay(vp);
   if (now !== undefined) lines.push(`  ${now}, under way`);
+  for (const other of crash.others ?? []) lines.push('', ...otherVcpu(other.vcpu, other.vp, name));
   return lines.join('\n');
+}
+
+function registerLines(vp: Buffer, name: (address: bigint) => string): string[] {
+  const reg = (n: RegisterName): bigint => register(vp, n);
+  return [
+    `  rip ${hex(reg('cs')).padStart(4, '0')}:${hex64(reg('rip'))}${name(reg('rip'))}`,
+    `  rsp ${hex(reg('ss')).padStart(4, '0')}:${hex64(reg('rsp'))}  rflags ${hex(reg('rflags'))}`,
+    ...REGISTERS.map((row) => `  ${row.map((n) => `${n.padEnd(3)} ${hex64(reg(n))}`).join('  ')}`),
+  ];
+}
+
+/** What a vCPU was doing that had no part in the crash: as it was when all were stopped. */
+function otherVcpu(vcpu: number, vp: Buffer, name: (address: bigint) => string): string[] {
+  const view = viewOf(vp);
+  const mode = TrapVp.get.user_mode(view, 0) !== 0 ? 'user' : 'kernel';
+  const down = TrapVp.get.online(view, 0) === 0 ? ', down' : '';
+  const blocked = TrapVp.get.runstate(view, 0) === RUNSTATE.RUNSTATE_blocked ? ', blocked' : '';
+  const last = lastCalls(vp).at(-1);
+  const now = callUnderWay(vp);
+  return [
+    `vCPU ${vcpu} (guest ${mode} mode${down}${blocked})`,
+    ...registerLines(vp, name),
+    ...(last === undefined ? [] : [`  last hypercall ${last.text} = ${last.result}`]),
+    ...(now === undefined ? [] : [`  ${now}, under way`]),
+  ];
 }

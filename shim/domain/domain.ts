@@ -10,7 +10,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import pino, { type Logger } from 'pino';
-import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCpuid, TrapCrash, TrapVp } from '../../abi/trap';
+import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCpuid, TrapCrash, TrapMailbox, TrapVp } from '../../abi/trap';
 import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
@@ -62,7 +62,9 @@ export interface DomainConfig {
   readonly memory: number;
   /** MiB the domain may grow to; default: memory. */
   readonly maxmem?: number | undefined;
+  /** vCPUs that are online at start (default 1), and that there are (default: vcpus). */
   readonly vcpus?: number | undefined;
+  readonly maxvcpus?: number | undefined;
   readonly guestRing: 'auto' | 1 | 3;
   readonly uuid?: string | undefined;
   readonly maxEventChannels?: number | undefined;
@@ -113,6 +115,9 @@ const CONSOLE_PORT = 2;
 const DEFAULT_PORTS = 1024;
 /** Work of the event loop that takes longer is logged. */
 const STALL_MS = 50;
+/** How long the end of a crashed domain waits for vCPUs that run. */
+const STOP_MS = 250;
+const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
 /** Bytes of a ramdisk file at most. */
 const MAX_RAMDISK = 2 ** 31;
 
@@ -135,6 +140,8 @@ export class Domain {
   private readonly storeRing: XenstoreRing;
   private resolveEnd!: (end: DomainEnd) => void;
   private finished = false;
+  /** The engine has ended. */
+  private exited = false;
   private tscTimer: NodeJS.Timeout | undefined;
   private tracer: Tracer | undefined;
   private finalStats: Stats | undefined;
@@ -204,7 +211,7 @@ export class Domain {
         }
       },
     };
-    this.mailboxes = new Mailboxes(memory, layout, () => partition.kick(), handlers);
+    this.mailboxes = new Mailboxes(memory, layout, (vp) => partition.kick(vp), handlers);
 
     const { evtchn, grants } = this.xen;
     for (const port of [STORE_PORT, CONSOLE_PORT]) {
@@ -223,6 +230,7 @@ export class Domain {
       memoryKiB: nrPages * 4,
       maxMemoryKiB: total * 4,
       vcpus: layout.nrVps,
+      onlineVcpus: config.vcpus ?? 1,
       store: { port: STORE_PORT, mfn: built.storeMfn },
       console: { port: CONSOLE_PORT, mfn: built.consoleMfn },
     });
@@ -270,7 +278,7 @@ export class Domain {
     const maxPages = Math.max(config.maxmem ?? config.memory, config.memory) * 256;
     const image = trapImage();
     const layout = trapLayout({
-      nrVps: config.vcpus ?? 1,
+      nrVps: Math.max(config.maxvcpus ?? 1, config.vcpus ?? 1),
       imageSize: image.size,
       domainFrames: maxPages,
       ramRegions,
@@ -578,6 +586,7 @@ export class Domain {
   }
 
   private onExit(exit: PartitionExit): void {
+    this.exited = true;
     if (this.finished) return;
     if (exit.reason === 'triple-fault') {
       void this.finish({ kind: 'failed', message: exit.message, crash: this.crashFacts(0) });
@@ -586,10 +595,33 @@ export class Domain {
     }
   }
 
+  /** The blocks of the vCPUs beside `vcpu` that have been up: at the end, what they were doing. */
+  otherVcpus(vcpu: number): { readonly vcpu: number; readonly vp: Buffer }[] {
+    const { trap } = this.xen;
+    return this.vpBlocks()
+      .map((vp, v) => ({ vcpu: v, vp }))
+      .filter((other) => other.vcpu !== vcpu && trap.getVp(other.vcpu, 'initialised') !== 0);
+  }
+
+  /** Asks all VPs to stop. Resolves when those that are up have, with their registers in their blocks, or soon after. */
+  private async stopVps(): Promise<void> {
+    const { trap, memory } = this.xen;
+    trap.setDomain('stop_request', 1);
+    for (let v = 0; v < trap.nrVps; v++) this.mailboxes.kick(v);
+    const inCall = (v: number): boolean => memory.load32(trap.vpGpa(v) + MBOX_STATE) !== TRAP_MBOX.TRAP_MBOX_IDLE;
+    const runs = (v: number): boolean => trap.getVp(v, 'online') !== 0 && trap.getVp(v, 'parked') === 0 && !inCall(v);
+    const until = performance.now() + STOP_MS;
+    while (performance.now() < until && Array.from({ length: trap.nrVps }, (_, v) => v).some(runs)) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  }
+
   private async finish(end: DomainEnd): Promise<void> {
     if (this.finished) return;
     this.finished = true;
     if (this.tscTimer !== undefined) clearTimeout(this.tscTimer);
+    const crashed = (end.kind === 'crash' || end.kind === 'failed') && end.crash !== undefined;
+    if (crashed && this.layout.nrVps > 1 && !this.exited) await this.stopVps();
     this.onBeforeEnd?.(end);
     try {
       this.xen.end();

@@ -3,6 +3,7 @@
  * program. Defaults and limits live here.
  */
 import { basename } from 'node:path';
+import { TRAP } from '../../abi/trap';
 import { UsageError } from '../errors';
 import type { CpuidSetting } from './cpuid-option';
 
@@ -19,7 +20,10 @@ export interface GuestConfig {
   readonly memory?: number | undefined;
   /** MiB. */
   readonly maxmem?: number | undefined;
+  /** vCPUs that are online at start; default 1. */
   readonly vcpus?: number | undefined;
+  /** vCPUs that there are; default: vcpus. */
+  readonly maxvcpus?: number | undefined;
   readonly uuid?: string | undefined;
   readonly onEnd?: Readonly<Partial<Record<EndEvent, EndAction>>> | undefined;
   /** Number of event channel ports, port 0 included. */
@@ -38,6 +42,8 @@ export const DEFAULT_ACTIONS: Readonly<Record<EndEvent, EndAction>> = {
   crash: 'destroy',
   watchdog: 'destroy',
 };
+/** What the trap module has room for. */
+export const MAX_VCPUS = TRAP.TRAP_MAX_VPS;
 const NAME = /^[A-Za-z0-9_.:+@-]{1,64}$/;
 
 /** Checks a domain's name. `where` is the option or file that it comes from. */
@@ -50,6 +56,10 @@ export function checkName(name: string, where: string): string {
     });
   }
   return name;
+}
+
+export function isVcpuCount(value: number): boolean {
+  return Number.isInteger(value) && value >= 1 && value <= MAX_VCPUS;
 }
 
 /** Checks a size of memory in MiB. */
@@ -88,6 +98,13 @@ export function completeConfig(config: GuestConfig, where: string): CompleteGues
       file: where,
       found: `maxmem of ${config.maxmem} MB with memory of ${memory} MB`,
       wanted: 'maxmem at least as large as memory',
+    });
+  }
+  if (config.maxvcpus !== undefined && config.maxvcpus < (config.vcpus ?? 1)) {
+    throw new UsageError('maxvcpus below vcpus', {
+      file: where,
+      found: `maxvcpus of ${config.maxvcpus} with vcpus of ${config.vcpus}`,
+      wanted: 'maxvcpus at least as large as vcpus',
     });
   }
   const fromFile = basename(kernel)

@@ -66,6 +66,7 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: num
     memory: guest.memory,
     maxmem: guest.maxmem,
     vcpus: guest.vcpus,
+    maxvcpus: guest.maxvcpus,
     uuid: guest.uuid,
     maxEventChannels: guest.maxEventChannels,
     tscMode: guest.tscMode,
@@ -105,7 +106,8 @@ async function live(
     if (crash === undefined) return;
     const history = Buffer.from(domain.console.history.bytes()).toString('latin1');
     const failure = end.kind === 'failed' ? end.message : undefined;
-    capture = captureCrash({ ...crash, failure }, domain.partition.memory, domain.kernelText, history);
+    const others = domain.otherVcpus(crash.vcpu);
+    capture = captureCrash({ ...crash, failure, others }, domain.partition.memory, domain.kernelText, history);
   };
   const { input, output } = hooks.console();
   if (output !== undefined) domain.console.attachOutput(output);

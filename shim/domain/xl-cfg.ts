@@ -12,7 +12,15 @@ import { TRAP } from '../../abi/trap';
 import { UsageError } from '../errors';
 import { readInput } from '../xen/builder/image';
 import { parseCpuidOption } from './cpuid-option';
-import { checkMemory, checkName, type EndAction, type EndEvent, type GuestConfig } from './guest-config';
+import {
+  checkMemory,
+  checkName,
+  type EndAction,
+  type EndEvent,
+  type GuestConfig,
+  isVcpuCount,
+  MAX_VCPUS,
+} from './guest-config';
 import { IGNORED_KEYS, REFUSED_KEYS, USED_KEYS } from './xl-keys';
 import { parseXlNumber, parseXlSyntax, quoted, type XlSetting, type XlValue } from './xl-syntax';
 
@@ -113,15 +121,13 @@ class Reader {
     }
   }
 
-  vcpus(): number | undefined {
-    for (const key of ['vcpus', 'maxvcpus']) {
-      const value = this.value(key);
-      const number = this.number(key);
-      if (value !== undefined && number !== 1) {
-        throw this.error(value, 'more than one vCPU is not supported yet', `${key} = ${describe(value)}`, `${key} = 1`);
-      }
+  vcpus(key: 'vcpus' | 'maxvcpus'): number | undefined {
+    const value = this.value(key);
+    const number = this.number(key);
+    if (value !== undefined && number !== undefined && !isVcpuCount(number)) {
+      throw this.error(value, 'unusable number of vCPUs', `${key} = ${describe(value)}`, `1 to ${MAX_VCPUS}`);
     }
-    return this.number('vcpus');
+    return number;
   }
 
   cmdline(): string | undefined {
@@ -232,7 +238,8 @@ export function parseXlConfig(file: string, text: string): XlConfig {
     cmdline: reader.cmdline(),
     memory: reader.checked('memory', reader.number('memory'), checkMemory),
     maxmem: reader.checked('maxmem', reader.number('maxmem'), checkMemory),
-    vcpus: reader.vcpus(),
+    vcpus: reader.vcpus('vcpus'),
+    maxvcpus: reader.vcpus('maxvcpus'),
     uuid: reader.uuid(),
     onEnd: reader.onEnd(),
     maxEventChannels: reader.ports(),

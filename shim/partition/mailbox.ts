@@ -47,7 +47,7 @@ export class Mailboxes {
   constructor(
     private readonly memory: GuestMemory,
     private readonly layout: TrapLayout,
-    private readonly kickPartition: () => void,
+    private readonly kickVp: (vp: number) => void,
     private readonly handlers: MailboxHandlers,
   ) {}
 
@@ -140,7 +140,7 @@ export class Mailboxes {
     memory.store32(at + TrapMailbox.offsetOf('reply_seq'), seq);
     memory.store32(at + TrapMailbox.offsetOf('state'), TRAP_MBOX.TRAP_MBOX_REPLY);
     this.answered++;
-    this.kickPartition();
+    this.kickVp(vcpu);
   }
 
   /** Makes `port` pending on `vcpu`: sets its bit and kicks, unless a kick is already on its way. */
@@ -156,6 +156,6 @@ export class Mailboxes {
   /** Wakes a VP so that it looks at its state. */
   kick(vcpu: number): void {
     if (this.closed) return;
-    if (this.memory.xchg32(this.vpGpa(vcpu) + TrapVp.offsetOf('kick'), 1) === 0) this.kickPartition();
+    if (this.memory.xchg32(this.vpGpa(vcpu) + TrapVp.offsetOf('kick'), 1) === 0) this.kickVp(vcpu);
   }
 }

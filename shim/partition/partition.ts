@@ -49,8 +49,8 @@ export interface Partition {
    * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started.
    */
   start(events: PartitionEvents): Promise<void>;
-  /** Interrupts a VP that halts or runs. Never blocks; a kick while one is on its way may be merged with it. */
-  kick(): void;
+  /** Interrupts a VP, whether it halts or runs. Never blocks; a kick while one is on its way may be merged with it. */
+  kick(vp: number): void;
   /** Ends the VPs at once; resolves when they have. Memory stays readable until memory.release(). */
   stop(): Promise<void>;
   describe(): PartitionDescription;

@@ -6,6 +6,8 @@
  * tables but the descriptor windows' L1s.
  */
 import { TRAP, TRAP_BOOT, TRAP_DOM, TRAP_ENGINE, TRAP_FI, TRAP_VA, TRAP_VPA, TrapDomain, TrapVp } from '../../abi/trap';
+import { SHARED_INFO } from '../../abi/xen/shared-info';
+import { VcpuInfo } from '../../abi/xen/vcpu-info';
 import type { GuestMemory } from './guest-memory';
 import type { TrapImage } from './trap-image';
 import { CPUID_TABLE_BYTES, PERDOMAIN_L1_PAGES, TRACE_ENTRIES, type TrapLayout } from './trap-layout';
@@ -242,7 +244,12 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
   for (let vp = 0; vp < layout.nrVps; vp++) {
     const v = memory.view(layout.vpsGpa + vp * TrapVp.size, TrapVp.size);
     TrapVp.set.vcpu_id(v, 0, vp);
-    TrapVp.set.vcpu_info_gpa(v, 0, BigInt(layout.sharedInfoGpa + (vp < 32 ? vp * 64 : 0)));
+    // vCPUs beyond those of shared_info have none until they register one.
+    TrapVp.set.vcpu_info_gpa(
+      v,
+      0,
+      vp < SHARED_INFO.XEN_LEGACY_MAX_VCPUS ? BigInt(layout.sharedInfoGpa + vp * VcpuInfo.size) : 0n,
+    );
   }
   memory.setU64Number(TRAP_BOOT.TRAP_BOOT_CR3, root);
   memory.setU64(TRAP_BOOT.TRAP_BOOT_ENTRY, image.entry);

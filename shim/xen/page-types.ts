@@ -7,8 +7,8 @@
  * releases what the entries hold. Used by hypercalls that run in the shim and need a typed reference: grant maps,
  * VCPUOP_initialise, and the second implementations of the MMU calls.
  *
- * Quirks: the lock bit of a frame is the module's too; it is held for microseconds there, so waiting for it here is a
- * bounded spin. Where the module would flush a TLB before it goes on, this sets TRAP_EFFECT_FLUSH_ALL in the call, so
+ * Quirks: the lock bit of a frame is the module's too; it is held for microseconds there, unless the host has no
+ * time for the VP, so waiting for it here is a bounded spin. Where the module would flush a TLB before it goes on, this sets TRAP_EFFECT_FLUSH_ALL in the call, so
  * the flush comes before the calling vCPU runs on, but not before another vCPU does: with more than one vCPU running,
  * the module's version is the exact one. A table may refer to a table of its own level, read-only ("linear page
  * tables"): to itself without a reference, to others only if it is not itself referred to like that.
@@ -38,9 +38,9 @@ const TYPE_SHIFT = BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT);
 const LINEAR_USE = 1n << BigInt(TRAP_FI.TRAP_FI_LINEAR_USES_SHIFT);
 const LINEAR_ENTRY = 1n << BigInt(TRAP_FI.TRAP_FI_LINEAR_ENTRIES_SHIFT);
 const STALE = TRAP_FI.TRAP_FI_STALE_RW | TRAP_FI.TRAP_FI_EPOCH_MASK;
-/** Looks at a lock before the clock is looked at, and how long another VP may keep one: it is held for microseconds. */
+/** Looks at a lock before the clock is looked at, and how long another VP may keep one. */
 const SPINS = 1000;
-const PATIENCE_MS = 500;
+const PATIENCE_MS = 2000;
 /** Tables that hang on each other, with one linear step at each level, and some to spare. */
 const MAX_DEPTH = 12;
 const ENTRIES = 512;

@@ -101,8 +101,6 @@ export class XenDomain {
   ended = false;
   private readonly vcpuInfo: number[] = [];
   private readonly complaints = new Map<string, number>();
-  /** VCPUOP_down callers that wait for VCPUOP_up. */
-  readonly downWaiters = new Map<number, () => void>();
 
   constructor(readonly config: XenDomainConfig) {
     this.domid = config.domid;
@@ -168,7 +166,6 @@ export class XenDomain {
   /** The domain is over, and its memory is about to go. */
   end(): void {
     this.ended = true;
-    this.downWaiters.clear();
   }
 
   /** Logs what a guest did wrong, the first few times. */

@@ -62,11 +62,6 @@ function describe(world: World, vcpu: number): string {
   return `kind ${TrapMailbox.get.kind(v, 0)} hypercall ${TrapMailbox.get.nr(v, 0)} (${args.join(', ')}) vcpu ${vcpu}`;
 }
 
-/** Is the request one that only another vCPU's VCPUOP_up answers? */
-function sleeps(world: World): boolean {
-  return world.domain.xen.downWaiters.size > 0;
-}
-
 async function run(seed: number, result: ShimFuzzResult, options: ShimFuzzOptions): Promise<void> {
   const random = new Random(seed);
   const ring = random.oneIn(2) ? 1 : 3;
@@ -113,12 +108,8 @@ async function run(seed: number, result: ShimFuzzResult, options: ShimFuzzOption
       if (tables && random.oneIn(12)) scribbleTables(world, random, requests);
       if (random.oneIn(16)) floodPorts(world, random);
       const vcpu = random.below(world.nrVps);
-      const busy = sleeps(world) && world.domain.xen.downWaiters.has(vcpu);
-      let said = '';
-      if (!busy || random.oneIn(4)) {
-        requests.post(vcpu);
-        said = describe(world, vcpu);
-      }
+      requests.post(vcpu);
+      const said = describe(world, vcpu);
       if (module) for (let n = random.below(4); n > 0; n--) scribbleModule(world, random, requests);
       const answered = world.answered();
       result.cases++;
@@ -127,8 +118,8 @@ async function run(seed: number, result: ShimFuzzResult, options: ShimFuzzOption
         () => world.doorbell(),
       );
       const taken = memory.getU32(world.vp(vcpu)) !== 1;
-      for (let turns = 0; said !== '' && taken && world.answered() === answered; turns++) {
-        if (world.end.value !== undefined || sleeps(world)) break;
+      for (let turns = 0; taken && world.answered() === answered; turns++) {
+        if (world.end.value !== undefined) break;
         if (turns > TURNS) {
           // Long work is fine while it makes progress and lets others run: end it as a user would.
           if (module || /hypercall (18|20|12|1|13) /.test(said)) break;

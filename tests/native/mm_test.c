@@ -367,9 +367,10 @@ static void test_flushes(void)
     CHECK_EQ(do_update_va_mapping(&vps[0], va, pte(s.l1, RW), UVMF_TLB_FLUSH), E(EBUSY));
     CHECK_EQ(cr3_loads[0], loads + 2);
     /* A waiter serves requests, and a local flush withdraws them. */
-    shared[0].flush_pending = 1;
+    shared[0].requests = TRAP_REQ_FLUSH | TRAP_REQ_AREAS;
     mm_spin(&vps[0]);
-    CHECK_EQ(shared[0].flush_pending, 0);
+    CHECK_EQ(shared[0].requests, TRAP_REQ_AREAS);
+    shared[0].requests = 0;
     CHECK_EQ(cr3_loads[0], loads + 3);
     mm_spin(&vps[0]);
     CHECK_EQ(cr3_loads[0], loads + 3);

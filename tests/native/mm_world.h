@@ -104,8 +104,9 @@ bool desc_fixup(u64 *desc)
     return true;
 }
 static char last_log[512];
-void log_line(const char *fmt, ...)
+void log_line(struct vp *vp, const char *fmt, ...)
 {
+    (void)vp;
     va_list args;
     va_start(args, fmt);
     vsnprintf(last_log, sizeof(last_log), fmt, args);

@@ -53,6 +53,7 @@ _Noreturn void module_panic_at(struct vp *vp, u64 rip, const char *fmt, ...);
 #include "../../native/trap/mm_ext.c"
 #include "../../native/trap/mm_types.c"
 #include "../../native/trap/mm_update.c"
+#include "../../native/trap/smp.c"
 #include "../../native/trap/time.c"
 #include "../../native/trap/usercopy.c"
 
@@ -156,6 +157,8 @@ void guest_set_ts(struct vp *vp, bool ts) NOT_USED
 long guest_set_debugreg(struct vp *vp, u32 reg, u64 value) NOT_USED
 long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out) NOT_USED
 void debugreg_load(struct vp *vp) NOT_USED
+void guest_load_cr4(struct vp *vp) NOT_USED
+_Noreturn void start_guest(struct vp *vp) NOT_USED
 size_t format_line(char *buf, size_t size, const char *fmt, va_list ap) NOT_USED
 /* clang-format on */
 #pragma GCC diagnostic pop
@@ -165,8 +168,9 @@ size_t format_line(char *buf, size_t size, const char *fmt, va_list ap) NOT_USED
     u64 gpa = vp->s->vcpu_info_gpa;
     vp->vi = gpa_to_va(gpa ? gpa : dom->shared_info_gpa + vp->id * sizeof(struct vcpu_info));
 }
-void log_line(const char *fmt, ...)
+void log_line(struct vp *vp, const char *fmt, ...)
 {
+    (void)vp;
     (void)fmt;
 }
 static jmp_buf crashed;
@@ -313,7 +317,7 @@ static void reset(u64 domain_gpa)
         vps[i].loaded_cr3 = cr3[i] = dom->module_l4 << PAGE_SHIFT;
         entries[i].vp = &vps[i];
         vp_bind_vcpu_info(&vps[i]);
-        time_init_vp(&vps[i]);
+        time_init_vp(&vps[i], RUNSTATE_running);
         desc_reload(&vps[i]);
         mm_load_roots(&vps[i]);
     }

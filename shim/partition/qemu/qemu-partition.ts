@@ -133,7 +133,8 @@ export class QemuPartition implements Partition {
     });
   }
 
-  kick(): void {
+  /** The one serial line interrupts VP 0, which passes the kick on. */
+  kick(_vp: number): void {
     this.bell?.kick();
   }
 

@@ -13,7 +13,8 @@ import { SCHEDOP, SchedRemoteShutdown, SchedShutdown, SchedWatchdog, SHUTDOWN } 
 import type { XenDomain } from '../xen-domain';
 import { arg32, arg64, type Handler, type HypercallCall } from './call';
 
-const NR_WATCHDOGS = 2;
+/** Of a domain, in Xen. */
+export const NR_WATCHDOGS = 2;
 const NS_PER_S = 1_000_000_000n;
 
 function shutdown(d: XenDomain, c: HypercallCall, reason: number): number {

@@ -6,7 +6,8 @@
  * set_gdt and NEW_BASEPTR take.
  *
  * Quirks: the FPU image is not loaded (the vCPU starts with a reset FPU, which is what Linux asks for). vm_assist counts
- * for the first vCPU only, which the builder starts, so it is ignored here. CS and SS get RPL 3.
+ * for the first vCPU only, which the builder starts, so it is ignored here. CS and SS get RPL 3. DS,
+ * ES, FS and GS are not taken over: the vCPU starts with null selectors there.
  */
 import { TRAP_FI } from '../../../abi/trap';
 import { CALLBACK } from '../../../abi/xen/callback';
@@ -129,8 +130,11 @@ export function initialiseVcpu(d: XenDomain, c: HypercallCall, vcpu: number): nu
   trap.setVp(vcpu, 'fs_base', Ctx.get.fs_base(v, 0));
   trap.setVp(vcpu, 'gs_base_kernel', Ctx.get.gs_base_kernel(v, 0));
   trap.setVp(vcpu, 'gs_base_user', Ctx.get.gs_base_user(v, 0));
-  trap.setVp(vcpu, 'online', (flags & VGCF.VGCF_online) !== 0 ? 1 : 0);
   trap.setVp(vcpu, 'initialised', 1);
-  if ((flags & VGCF.VGCF_online) !== 0) d.host.kick(vcpu);
+  // Last: from then on the vCPU runs.
+  if ((flags & VGCF.VGCF_online) !== 0) {
+    trap.setVp(vcpu, 'online', 1);
+    d.host.kick(vcpu);
+  }
   return 0;
 }

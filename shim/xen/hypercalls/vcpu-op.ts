@@ -3,8 +3,9 @@
  * section 6.6 and, for initialise, 11.1 (vcpu-context.ts).
  *
  * Quirks: a vCPU id out of range is ENOENT before anything else. Registering a memory area succeeds even where nothing
- * is mapped at the address, as under Xen; it is then just not written. vcpu_info must be 8-aligned here. VCPUOP_down on
- * oneself is answered when another vCPU says VCPUOP_up.
+ * is mapped at the address, as under Xen; it is then just not written. vcpu_info must be 8-aligned here. Up and down are a
+ * flag that the trap module looks at whenever it is kicked: a vCPU that is down goes on from where it was, which for
+ * VCPUOP_down on oneself is the return from that call. It keeps its page tables, as under Xen.
  */
 import { TRAP_EFFECT, TRAP_FI, TrapVp } from '../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
@@ -17,9 +18,13 @@ import { PAGE_SIZE } from '../domain-memory';
 import { GuestFault, isGuestAddress } from '../guest-virtual';
 import { PageTypes } from '../page-types';
 import type { XenDomain } from '../xen-domain';
-import { arg32, arg64, type Handler, type HypercallCall, type HypercallResult } from './call';
+import { arg32, arg64, type Handler, type HypercallCall } from './call';
 import { setPeriodicTimer, setSingleshotTimer, stopPeriodicTimer, stopSingleshotTimer } from './hot/timers';
+import { NR_WATCHDOGS } from './sched-op';
 import { initialiseVcpu } from './vcpu-context';
+
+/** Reads of a run state that changes meanwhile. */
+const RUNSTATE_TRIES = 100;
 
 function isUp(d: XenDomain, vcpu: number): boolean {
   return d.trap.getVp(vcpu, 'initialised') !== 0 && d.trap.getVp(vcpu, 'online') !== 0;
@@ -28,30 +33,50 @@ function isUp(d: XenDomain, vcpu: number): boolean {
 function up(d: XenDomain, vcpu: number): number {
   if (d.trap.getVp(vcpu, 'initialised') === 0) return -E.XEN_EINVAL;
   d.trap.setVp(vcpu, 'online', 1);
-  const waiter = d.downWaiters.get(vcpu);
-  d.downWaiters.delete(vcpu);
-  if (waiter !== undefined) waiter();
-  else d.host.kick(vcpu);
+  d.host.kick(vcpu);
   return 0;
 }
 
-function down(d: XenDomain, c: HypercallCall, vcpu: number): HypercallResult | Promise<HypercallResult> {
-  let others = false;
-  for (let v = 0; v < d.nrVcpus; v++) others ||= v !== vcpu && isUp(d, v);
-  if (!others) {
+/** The timers of a vCPU that is down wait; those of the domain's watchdogs must not. */
+function moveWatchdogs(d: XenDomain, from: number, to: number): void {
+  for (let slot = 0; slot < NR_WATCHDOGS; slot++) {
+    const deadline = d.trap.getVp(from, 'watchdog', slot);
+    if (deadline === 0n) continue;
+    d.trap.setVp(from, 'watchdog', 0n, slot);
+    d.trap.setVp(to, 'watchdog', deadline, slot);
+    d.host.kick(to);
+  }
+}
+
+function down(d: XenDomain, c: HypercallCall, vcpu: number): number {
+  let other: number | undefined;
+  for (let v = 0; v < d.nrVcpus && other === undefined; v++) if (v !== vcpu && isUp(d, v)) other = v;
+  if (other === undefined) {
     d.shutdown(SHUTDOWN.SHUTDOWN_poweroff, c.vcpu);
     c.effects |= TRAP_EFFECT.TRAP_EFFECT_PARK;
     return 0;
   }
   d.trap.setVp(vcpu, 'online', 0);
-  if (vcpu === c.vcpu) return new Promise((resolve) => d.downWaiters.set(vcpu, () => resolve(0)));
-  d.host.kick(vcpu);
+  moveWatchdogs(d, vcpu, other);
+  // For the caller itself, the reply's kick will do.
+  if (vcpu !== c.vcpu) d.host.kick(vcpu);
   return 0;
 }
 
 /** The run state now: what the trap module counted, and the time since it entered the present state. */
 function runstateInfo(d: XenDomain, c: HypercallCall, vcpu: number): number {
   const view = new DataView(new ArrayBuffer(VcpuRunstateInfo.size));
+  // Another vCPU's may be changing at this moment, in which case it is not for long.
+  for (let tries = 0; tries < RUNSTATE_TRIES; tries++) {
+    const version = d.trap.getVp(vcpu, 'runstate_version');
+    readRunstate(d, vcpu, view);
+    if ((version & 1) === 0 && d.trap.getVp(vcpu, 'runstate_version') === version) break;
+  }
+  c.guest.store(arg64(c, 2), view);
+  return 0;
+}
+
+function readRunstate(d: XenDomain, vcpu: number, view: DataView): void {
   const state = d.trap.getVp(vcpu, 'runstate') & 3;
   const entry = d.trap.getVp(vcpu, 'runstate_entry');
   const now = d.systemTime();
@@ -61,8 +86,6 @@ function runstateInfo(d: XenDomain, c: HypercallCall, vcpu: number): number {
     const since = s === state && now > entry ? now - entry : 0n;
     VcpuRunstateInfo.set.time(view, 0, d.trap.getVp(vcpu, 'runstate_time', s) + since, s);
   }
-  c.guest.store(arg64(c, 2), view);
-  return 0;
 }
 
 /** Where a byte of a registered area is, or 0 where nothing writable is mapped. */
@@ -134,7 +157,7 @@ function registerVcpuInfo(d: XenDomain, c: HypercallCall, vcpu: number): number 
 
 function sendNmi(d: XenDomain, c: HypercallCall, vcpu: number): number {
   if (arg64(c, 2) !== 0n) return -E.XEN_EINVAL;
-  const old = d.memory.or32(d.trap.vpGpa(vcpu) + TrapVp.offsetOf('nmi_state'), 1);
+  const old = d.memory.or32(d.trap.vpGpa(vcpu) + TrapVp.offsetOf('nmi_pending'), 1);
   if ((old & 1) === 0) d.host.kick(vcpu);
   return 0;
 }

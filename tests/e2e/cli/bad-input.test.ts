@@ -169,7 +169,15 @@ const CASES: readonly (readonly [string, () => string[], string, string, string]
     'disk = a list of 1',
     'no disk: xenlighten has no virtual disks',
   ],
-  ['two vCPUs', () => [file('smp.cfg', `kernel = "${good}"\nvcpus = 2\n`)], 'smp.cfg:2', 'vcpus = 2', 'vcpus = 1'],
+  ['65 vCPUs', () => [file('smp.cfg', `kernel = "${good}"\nvcpus = 65\n`)], 'smp.cfg:2', 'vcpus = 65', '1 to 64'],
+  [
+    'maxvcpus below vcpus',
+    () => [file('fewer.cfg', `kernel = "${good}"\nvcpus = 4\nmaxvcpus = 2\n`)],
+    'fewer.cfg',
+    'maxvcpus of 2 with vcpus of 4',
+    'maxvcpus at least as large as vcpus',
+  ],
+  ['no vCPU', () => ['--kernel', good, '--vcpus', '0'], '--vcpus', '"0"', 'a whole number from 1 to 64'],
   [
     'a configuration without a kernel',
     () => [file('no-kernel.cfg', 'memory = 64\n')],

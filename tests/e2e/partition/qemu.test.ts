@@ -66,7 +66,7 @@ class Machine {
     this.memory.setU64(control.arg0, arg0);
     this.memory.setU64(control.arg1, arg1);
     this.memory.store64(control.command, number);
-    this.partition.kick();
+    this.partition.kick(0);
     await this.until(() => this.memory.load64(control.command) === 0n);
   }
 
@@ -196,7 +196,7 @@ describe('doorbell and kick', () => {
       const ping = m.memory.load64(control.ping);
       if (ping === m.memory.load64(control.pong)) return;
       m.memory.store64(control.pong, ping);
-      m.partition.kick();
+      m.partition.kick(0);
     };
     const count = 2000;
     await m.run(command.roundTrips, BigInt(count));
@@ -214,11 +214,11 @@ describe('doorbell and kick', () => {
 
   test('kicks to a partition that is not started, and to one that has ended, do nothing', async () => {
     const m = machine();
-    m.partition.kick();
+    m.partition.kick(0);
     await m.start();
     await m.alive();
     await m.partition.stop();
-    m.partition.kick();
+    m.partition.kick(0);
     expect((await m.exit).reason).toBe('stopped');
   });
 
@@ -226,7 +226,7 @@ describe('doorbell and kick', () => {
     const m = machine();
     await m.start();
     await m.alive();
-    for (let i = 0; i < 10_000; i++) m.partition.kick();
+    for (let i = 0; i < 10_000; i++) m.partition.kick(0);
     await m.run(command.store, BigInt(control.pong), 1n);
     expect(m.memory.getU64(control.pong)).toBe(1n);
   });
@@ -284,7 +284,7 @@ describe('memory', () => {
     const guestCount = 20_000_000;
     m.memory.setU64(control.arg0, BigInt(guestCount));
     m.memory.store64(control.command, command.hammer);
-    m.partition.kick();
+    m.partition.kick(0);
     let hostCount = 0;
     let mixed = 0;
     while (m.memory.load64(control.command) !== 0n) {
@@ -314,7 +314,7 @@ describe('ends', () => {
     await m.start();
     await m.alive();
     m.memory.store64(control.command, command.tripleFault);
-    m.partition.kick();
+    m.partition.kick(0);
     const exit = await m.exit;
     expect(exit.reason).toBe('triple-fault');
     expect(exit.message).toMatch(/triple fault/);

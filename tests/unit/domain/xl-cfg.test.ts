@@ -33,7 +33,8 @@ test('a whole configuration', () => {
     extra = "console=hvc0 quiet"
     memory = 512
     maxmem = "0x400"
-    vcpus = 1
+    vcpus = 2
+    maxvcpus = 4
     on_poweroff = "destroy"; on_reboot = 'restart'; on_crash = "destroy"
     tsc_mode = "native"
     uuid = "06ED00FE-1162-4FC4-B5D8-11993EE4A8B9"
@@ -51,7 +52,8 @@ test('a whole configuration', () => {
     cmdline: 'root=/dev/xvda1 ro console=hvc0 quiet',
     memory: 512,
     maxmem: 1024,
-    vcpus: 1,
+    vcpus: 2,
+    maxvcpus: 4,
     onEnd: { poweroff: 'destroy', reboot: 'restart', crash: 'destroy' },
     tscMode: 'native',
     uuid: '06ed00fe-1162-4fc4-b5d8-11993ee4a8b9',
@@ -89,12 +91,8 @@ test.each<[string, string, string]>([
   ['HVM', 'type="hvm"', 'g.cfg:1: not a PV guest: found type = "hvm", wanted type = "pv"'],
   ['PVH', 'type="pvh"', 'g.cfg:1: not a PV guest: found type = "pvh", wanted type = "pv"'],
   ['builder hvm', 'builder="hvm"', 'g.cfg:1: not a PV guest: found builder = "hvm", wanted builder = "generic"'],
-  ['vcpus', '\nvcpus=2', 'g.cfg:2: more than one vCPU is not supported yet: found vcpus = 2, wanted vcpus = 1'],
-  [
-    'maxvcpus',
-    'maxvcpus=4',
-    'g.cfg:1: more than one vCPU is not supported yet: found maxvcpus = 4, wanted maxvcpus = 1',
-  ],
+  ['no vCPU', '\nvcpus=0', 'g.cfg:2: unusable number of vCPUs: found vcpus = 0, wanted 1 to 64'],
+  ['too many vCPUs', 'maxvcpus=65', 'g.cfg:1: unusable number of vCPUs: found maxvcpus = 65, wanted 1 to 64'],
   ['memory as a word', 'memory="much"', 'g.cfg:1: memory of the wrong kind: found "much", wanted a number'],
   ['no memory', 'memory=0', 'g.cfg:1: unusable memory size: found 0 MB, wanted 1 to 61440 MB'],
   [

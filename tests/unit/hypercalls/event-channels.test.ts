@@ -276,8 +276,8 @@ const CONTROL = 20 * PAGE + 8;
 const word = (f: Fixture, port: number) => f.memory.getU32(21 * PAGE + port * 4);
 
 describe('FIFO delivery', () => {
-  const withArray = () => {
-    const f = setUp();
+  const withArray = (vcpus: number) => {
+    const f = setUp({ vcpus });
     const ports = [0, 0, 0].map(() => bindIpi(f, 0));
     initFifo(f);
     expect(f.effects & TRAP_EFFECT.TRAP_EFFECT_EVTCHN).not.toBe(0);
@@ -286,8 +286,15 @@ describe('FIFO delivery', () => {
     return { f, ports };
   };
 
+  it('with several vCPUs, asks the trap module, whose queues they are', () => {
+    const { f, ports } = withArray(2);
+    onPort(f, OP.send, ports[1]!);
+    expect(f.raised).toEqual([[0, ports[1]]]);
+    expect(f.memory.getU32(CONTROL)).toBe(0);
+  });
+
   it('links events of one priority in order, and tells the vCPU once', () => {
-    const { f, ports } = withArray();
+    const { f, ports } = withArray(1);
     for (const port of ports) onPort(f, OP.send, port);
     onPort(f, OP.send, ports[1]!);
     expect(f.memory.getU32(CONTROL)).toBe(1 << 7);
@@ -299,7 +306,7 @@ describe('FIFO delivery', () => {
   });
 
   it('starts a queue anew when the guest has taken the tail', () => {
-    const { f, ports } = withArray();
+    const { f, ports } = withArray(1);
     onPort(f, OP.send, ports[0]!);
     f.memory.setU32(21 * PAGE + ports[0]! * 4, 0);
     f.memory.setU32(CONTROL, 0);
@@ -309,7 +316,7 @@ describe('FIFO delivery', () => {
   });
 
   it('queues by priority, and unmasking links what waited', () => {
-    const { f, ports } = withArray();
+    const { f, ports } = withArray(1);
     expect(f.now('event_channel_op', 13, f.put(EvtchnSetPriority, { port: ports[2], priority: 0 }))).toBe(0);
     expect((entry(f, ports[2]!) >> 4n) & 0xfn).toBe(0n);
     f.memory.setU32(21 * PAGE + ports[2]! * 4, 1 << 30);
@@ -334,7 +341,7 @@ describe('FIFO delivery', () => {
   });
 
   it('ends with a reset', () => {
-    const { f } = withArray();
+    const { f } = withArray(1);
     expect(f.now('event_channel_op', RESET, f.put(EvtchnReset, { dom: 0x7ff0 }))).toBe(0);
     expect(f.trap.getDomain('evtchn_fifo')).toBe(0);
     expect(f.trap.getDomain('fifo_array', 0)).toBe(0n);
@@ -343,7 +350,7 @@ describe('FIFO delivery', () => {
   });
 
   it('survives a guest that writes nonsense into its words', () => {
-    const { f, ports } = withArray();
+    const { f, ports } = withArray(1);
     fc.assert(
       fc.property(
         fc.array(fc.integer({ min: 0, max: 0xffff_ffff }), { minLength: 4, maxLength: 4 }),

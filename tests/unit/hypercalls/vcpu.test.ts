@@ -1,5 +1,5 @@
 /** vcpu_op, sched_op, timers, entry points, version, console: what they change. */
-import { TRAP_EFFECT } from '../../../abi/trap';
+import { TRAP_EFFECT, TRAP_REQ } from '../../../abi/trap';
 import { CallbackRegister } from '../../../abi/xen/callback';
 import { PhysdevSetIobitmap, PhysdevSetIopl } from '../../../abi/xen/physdev';
 import { VcpuRunstateInfo } from '../../../abi/xen/runstate';
@@ -98,18 +98,23 @@ describe('starting a vCPU', () => {
     expect(f.d.frames.info(L4)).toBe(before[1]);
   });
 
-  it('answers down when someone says up, and ends the domain with the last one', async () => {
+  it('is down until someone says up, and ends the domain with the last one', () => {
     const f = setUp();
     gdtPage(f);
     f.now('vcpu_op', OP.init, 1, context(f));
     f.now('vcpu_op', OP.up, 1);
-    const down = f.callOn(1, 'vcpu_op', OP.down, 1);
-    expect(down).toBeInstanceOf(Promise);
+    f.trap.setVp(1, 'watchdog', 77n, 1);
+    expect(f.callOn(1, 'vcpu_op', OP.down, 1)).toBe(0n);
     expect(f.now('vcpu_op', OP.isUp, 1)).toBe(0);
+    // A watchdog is the domain's: it goes on elsewhere.
+    expect(f.trap.getVp(1, 'watchdog', 1)).toBe(0n);
+    expect(f.trap.getVp(0, 'watchdog', 1)).toBe(77n);
+    f.kicked.length = 0;
     expect(f.now('vcpu_op', OP.up, 1)).toBe(0);
-    expect(await down).toBe(0n);
+    expect(f.kicked).toEqual([1]);
+    expect(f.now('vcpu_op', OP.isUp, 1)).toBe(1);
     expect(f.now('vcpu_op', OP.down, 1)).toBe(0);
-    expect(f.kicked).toContain(1);
+    expect(f.kicked).toEqual([1, 1]);
     expect(f.now('vcpu_op', OP.down, 0)).toBe(0);
     expect(f.shutdowns).toEqual([[0, 0]]);
     expect(f.effects & TRAP_EFFECT.TRAP_EFFECT_PARK).not.toBe(0);
@@ -166,7 +171,7 @@ describe('registered areas', () => {
   it('an NMI is marked and the vCPU woken', () => {
     const f = setUp();
     expect(f.now('vcpu_op', 11, 1, 0)).toBe(0);
-    expect(f.trap.getVp(1, 'nmi_state')).toBe(1);
+    expect(f.trap.getVp(1, 'nmi_pending')).toBe(1);
     expect(f.kicked).toEqual([1]);
   });
 });
@@ -187,9 +192,16 @@ describe('timers', () => {
     expect(f.now('vcpu_op', 9, 0)).toBe(0);
     expect(f.trap.getVp(0, 'timer_singleshot')).toBe(0n);
     expect(f.now('vcpu_op', OP.setPeriodic, 1, f.put(VcpuSetPeriodicTimer, { period_ns: 1_000_000 }))).toBe(0);
-    expect(f.trap.getVp(1, 'timer_periodic_next')).toBe(1_001_000_000n);
+    // Another vCPU's is asked for: its VP is the one that counts on its timer.
+    expect(f.trap.getVp(1, 'period_request')).toBe(1_000_001n);
+    expect(f.trap.getVp(1, 'requests')).toBe(TRAP_REQ.TRAP_REQ_PERIOD);
+    expect(f.kicked).toEqual([1]);
     expect(f.now('vcpu_op', OP.stopPeriodic, 1)).toBe(0);
-    expect(f.trap.getVp(1, 'timer_period')).toBe(0n);
+    expect(f.trap.getVp(1, 'period_request')).toBe(1n);
+    expect(f.now('vcpu_op', OP.setPeriodic, 0, f.put(VcpuSetPeriodicTimer, { period_ns: 1_000_000 }))).toBe(0);
+    expect(f.trap.getVp(0, 'timer_periodic_next')).toBe(1_001_000_000n);
+    expect(f.now('vcpu_op', OP.stopPeriodic, 0)).toBe(0);
+    expect(f.trap.getVp(0, 'timer_period')).toBe(0n);
   });
 
   it('watchdogs can be made, moved to another vCPU, stopped, and run out', () => {

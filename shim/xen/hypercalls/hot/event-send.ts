@@ -4,8 +4,7 @@
  *
  * Normally the trap module does all this. Here it runs only for `--cold event_channel_op` and in tests that compare the
  * two. Every change of a shared word is a locked operation. The FIFO queue tails are private to the hypervisor
- * (trap_vp.fifo_tail): the module changes them too, so with more than one VP running the FIFO half is only exact while
- * the other VPs send nothing.
+ * (trap_vp.fifo_tail) and under locks of the module's: with more than one vCPU, the module is asked to link the port.
  */
 import { TRAP_PORT } from '../../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
@@ -32,7 +31,8 @@ function markUpcall(d: XenDomain, vcpu: number): void {
   const at = d.vcpuInfoGpa(vcpu) + VcpuInfo.offsetOf('evtchn_upcall_pending');
   const old = d.memory.getU8(at);
   d.memory.setU8(at, 1);
-  if (old === 0) d.host.kick(vcpu);
+  // With other vCPUs, the guest may have cleared the byte between the two.
+  if (old === 0 || d.nrVcpus > 1) d.host.kick(vcpu);
 }
 
 /** The 2-level half: pending bit is set and unmasked, tell the vCPU. */
@@ -63,6 +63,10 @@ function leaveLastQueue(d: XenDomain, port: number, vcpu: number, priority: numb
 
 /** Links an unmasked, pending FIFO event into its queue unless it is linked. */
 function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priority: number): void {
+  if (d.nrVcpus > 1) {
+    d.host.raisePort(vcpu, port);
+    return;
+  }
   if ((d.memory.or32(word, BIT_LINKED) & BIT_LINKED) !== 0) return;
   const control = d.evtchn.fifoControl(vcpu);
   if (control === 0) {

@@ -228,7 +228,7 @@ function setLdt(d: XenDomain, c: HypercallCall, base: bigint, entries: number): 
   dropLdtWindow(d, new PageTypes(d, c), c.vcpu);
   d.trap.setVp(c.vcpu, 'ldt_base', base);
   d.trap.setVp(c.vcpu, 'ldt_ents', entries);
-  c.effects |= TRAP_EFFECT.TRAP_EFFECT_DESC;
+  c.effects |= TRAP_EFFECT.TRAP_EFFECT_DESC | TRAP_EFFECT.TRAP_EFFECT_FLUSH;
   return 0;
 }
 

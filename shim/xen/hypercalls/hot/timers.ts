@@ -6,7 +6,7 @@
  * as by Xen 4.17. Deadlines are signed; set_timer_op takes one that is negative or more than 2^50 ns ahead as 100 ms
  * from now, because old guests say "no timer" that way.
  */
-import { TRAP_EFFECT } from '../../../../abi/trap';
+import { TRAP_EFFECT, TRAP_REQ, TrapVp } from '../../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
 import { VcpuSetPeriodicTimer, VcpuSetSingleshotTimer } from '../../../../abi/xen/vcpu';
 import type { XenDomain } from '../../xen-domain';
@@ -29,13 +29,23 @@ export function setPeriodicTimer(d: XenDomain, c: HypercallCall, vcpu: number): 
   const period = VcpuSetPeriodicTimer.get.period_ns(c.guest.view(arg64(c, 2), VcpuSetPeriodicTimer.size), 0);
   const now = d.systemTime();
   if (period < MIN_PERIOD_NS || period > MAX_S64 - now) return -E.XEN_EINVAL;
+  if (vcpu !== c.vcpu) return askForPeriod(d, vcpu, period);
   d.trap.setVp(vcpu, 'timer_period', period);
   d.trap.setVp(vcpu, 'timer_periodic_next', now + period);
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
   return 0;
 }
 
+/** The timer of another vCPU is its own VP's to set. */
+function askForPeriod(d: XenDomain, vcpu: number, period: bigint): number {
+  d.trap.setVp(vcpu, 'period_request', period + 1n);
+  d.memory.or32(d.trap.vpGpa(vcpu) + TrapVp.offsetOf('requests'), TRAP_REQ.TRAP_REQ_PERIOD);
+  d.host.kick(vcpu);
+  return 0;
+}
+
 export function stopPeriodicTimer(d: XenDomain, c: HypercallCall, vcpu: number): number {
+  if (vcpu !== c.vcpu) return askForPeriod(d, vcpu, 0n);
   d.trap.setVp(vcpu, 'timer_period', 0n);
   d.trap.setVp(vcpu, 'timer_periodic_next', 0n);
   c.effects |= TRAP_EFFECT.TRAP_EFFECT_TIMER;
