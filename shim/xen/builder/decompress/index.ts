@@ -6,12 +6,8 @@
  * in all others it is not part of the stream and must be cut off.
  */
 import { UsageError } from '../../../errors';
-import { bunzip2 } from './bzip2';
 import { gunzip } from './gzip';
 import { asUsageError, type Decompressor, MAX_KERNEL_BYTES, sizeError } from './limits';
-import { unlz4 } from './lz4';
-import { unlzma } from './lzma';
-import { zstd } from './zstd';
 
 export { MAX_KERNEL_BYTES } from './limits';
 
@@ -31,17 +27,20 @@ const SIZE_BYTES = 4;
 /** No real compressor gets further: zstd and lzma reach some 1:7000 on zeroes. Guards allocation by a false trailer. */
 const MAX_RATIO = 16384;
 
+const unlzma: Decompressor = async (input, size) => (await import('./lzma.js')).unlzma(input, size);
+
+/** Each library is loaded when it is used: together they take 20 ms, and a cached kernel needs none. */
 const DECOMPRESSORS: Readonly<Record<Exclude<Compression, 'lzo'>, Decompressor>> = {
   gzip: async (input, size) => {
     const output = await gunzip(input, size);
     if (output.length !== size) throw sizeError(output.length, size);
     return output;
   },
-  bzip2: bunzip2,
+  bzip2: async (input, size) => (await import('./bzip2.js')).bunzip2(input, size),
   xz: unlzma,
   lzma: unlzma,
-  zstd,
-  lz4: unlz4,
+  zstd: async (input, size) => (await import('./zstd.js')).zstd(input, size),
+  lz4: async (input, size) => (await import('./lz4.js')).unlz4(input, size),
 };
 
 /** Recognizes a stream by its first bytes. */
