@@ -3,6 +3,8 @@
 const base = {
   rootDir: __dirname,
   testEnvironment: 'node',
+  // TypeScript's node16 resolution wants import() to name the compiled file; the tests run the sources.
+  moduleNameMapper: { '^(\\.{1,2}/.+)\\.js$': '$1' },
   transform: { '^.+\\.[jt]s$': '@swc/jest' },
   modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/build'],
 };
