@@ -588,7 +588,11 @@ export class Domain {
   private onExit(exit: PartitionExit): void {
     this.exited = true;
     if (this.finished) return;
-    if (exit.reason === 'triple-fault') {
+    if (exit.reason === 'triple-fault' && this.readyAt === undefined && this.config.cpu !== undefined) {
+      const cpu = JSON.stringify(this.config.cpu);
+      const message = `--cpu: a processor ${cpu} cannot run a 64-bit guest: long mode, SYSCALL and NX are wanted`;
+      void this.finish({ kind: 'failed', message });
+    } else if (exit.reason === 'triple-fault') {
       void this.finish({ kind: 'failed', message: exit.message, crash: this.crashFacts(0) });
     } else {
       void this.finish({ kind: 'failed', message: exit.message });

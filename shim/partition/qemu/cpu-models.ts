@@ -5,12 +5,10 @@
 import { execFile } from 'node:child_process';
 import { type QemuBinary, QemuUnusableError } from './binary';
 
-/** The models' names in what `-cpu help` printed: lines "x86 NAME [description]" up to the list of flags. */
+/** The models' names in what `-cpu help` printed: lines "x86 NAME [description]", without "x86" in later versions. */
 export function parseCpuHelp(printed: string): string[] {
-  const models = printed.split(/^Recognized CPUID flags/m, 1)[0] ?? '';
-  return [...models.matchAll(/^\s*(?:x86 )?\s*([A-Za-z0-9][A-Za-z0-9_.-]*)(?:\s.*)?$/gm)].flatMap(([line, name]) =>
-    name === undefined || /^Available CPUs:/.test(line) ? [] : [name],
-  );
+  const [, models = ''] = printed.split(/^Available CPUs:$|^Recognized CPUID flags:$/m);
+  return [...models.matchAll(/^\s*(?:x86 )?\s*([A-Za-z0-9][A-Za-z0-9_.-]*)/gm)].map(([, name]) => name as string);
 }
 
 /** Names of the models. QemuUnusableError when QEMU does not list any. */

@@ -113,6 +113,14 @@ test('a feature that is wanted and missing keeps the guest from starting', async
   );
 });
 
+test('a processor without long mode is refused', async () => {
+  const { status, stderr } = await xenlighten('run', configure('host'), '--cpu', 'pentium3');
+  expect(status).toBe(2);
+  expect(stderr).toBe(
+    'xenlighten: --cpu: a processor "pentium3" cannot run a 64-bit guest: long mode, SYSCALL and NX are wanted\n',
+  );
+});
+
 test.each([
   ['Haswel', /^xenlighten: --cpu: unknown processor model: found "Haswel", wanted "Haswell", or another model of /],
   ['max -S', /^xenlighten: --cpu: unusable processor model: found "max -S", wanted a model such as max/],

@@ -1,6 +1,7 @@
 /**
  * What user space can do to the border between guest user, guest kernel and hypervisor: torture.c prints one line of
- * facts per case, and in either guest ring they must be those of the same kernel on a bare machine.
+ * facts per case, and in either guest ring, on a processor with and one without XSAVE, they must be those of the same
+ * kernel on a bare machine.
  *
  * The bare machine's answers are recorded in tests/fixtures/torture. XENLIGHTEN_RECORD=1 records them anew: the same
  * kernel and initramfs boot in QEMU without us.
@@ -96,7 +97,12 @@ if (process.env.XENLIGHTEN_RECORD === '1') {
   }, 150_000);
 } else {
   afterEach(endAll);
-  describe.each([1, 3] as const)('guest ring %d', (ring) => {
+  describe.each([
+    [1, 'qemu64'],
+    [3, 'qemu64'],
+    [1, 'max'],
+    [3, 'max'],
+  ] as const)('guest ring %d, processor %s', (ring, cpu) => {
     let output = '';
     beforeAll(async () => {
       const guest = new Xenlighten([
@@ -106,6 +112,7 @@ if (process.env.XENLIGHTEN_RECORD === '1') {
         `--cmdline=console=hvc0 ${CMDLINE}`,
         '--memory=512',
         `--guest-ring=${ring}`,
+        `--cpu=${cpu}`,
         '--timeout=150',
       ]);
       const { status } = await guest.ended;

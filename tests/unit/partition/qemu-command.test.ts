@@ -1,6 +1,7 @@
 /** QEMU's command line, version check, exit classification and RAM layout: the parts that need no QEMU. */
 import { checkVersion, QemuUnusableError } from '../../../shim/partition/qemu/binary';
 import { commandLine } from '../../../shim/partition/qemu/command-line';
+import { parseCpuHelp } from '../../../shim/partition/qemu/cpu-models';
 import { classifyExit } from '../../../shim/partition/qemu/qemu-partition';
 import { ramRegions } from '../../../shim/partition/qemu/ram-layout';
 
@@ -18,8 +19,28 @@ test('one VP is never the only possible one, so that TCG keeps locked instructio
 test('the sandbox denies everything, SMAP and SMEP are off with any CPU model', () => {
   const line = commandLine({ ...machine, cpu: 'max,+smap' });
   expect(option(line, '-sandbox')).toBe('on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');
-  expect(option(line, '-cpu')).toBe('max,+smap,smap=off,smep=off');
+  expect(option(line, '-cpu')).toBe('max,+smap,xsaveopt=on,smap=off,smep=off');
   expect(line).toEqual(expect.arrayContaining(['-nodefaults', '-no-user-config', '-no-reboot']));
+});
+
+test('the default model is given as it is', () => {
+  expect(option(commandLine(machine), '-cpu')).toBe('qemu64,smap=off,smep=off');
+});
+
+test('models are read from what -cpu help prints, not its flags', () => {
+  const printed = `Available CPUs:
+x86 486                   (alias configured by machine type)
+x86 Haswell-noTSX-IBRS    (alias of Haswell-v4)
+x86 max                   Enables all features
+
+Recognized CPUID flags:
+  3dnow avx
+  x86 none
+`;
+  expect(parseCpuHelp(printed)).toEqual(['486', 'Haswell-noTSX-IBRS', 'max']);
+  // As later versions print it.
+  expect(parseCpuHelp('Available CPUs:\n  486                   (alias)\n  max\n')).toEqual(['486', 'max']);
+  expect(parseCpuHelp('no such option')).toEqual([]);
 });
 
 test('names and paths cannot smuggle options in', () => {
