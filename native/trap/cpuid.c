@@ -33,20 +33,25 @@ static u32 range_of(u32 leaf)
     return leaf & 0xc0000000u;
 }
 
-/* Finds the entry for a leaf; *max gets the highest leaf that the table has in the same range. */
-static const struct trap_cpuid *lookup(u32 leaf, u32 subleaf, u32 *max)
+static const struct trap_cpuid *find(u32 leaf, u32 subleaf)
 {
-    const struct trap_cpuid *found = NULL;
-
-    *max = range_of(leaf);
     for (u32 i = 0; i < dom->cpuid_count; i++) {
         const struct trap_cpuid *e = &table()[i];
-        if (range_of(e->leaf) == range_of(leaf) && e->leaf > *max)
-            *max = e->leaf;
-        if (!found && e->leaf == leaf && (e->subleaf == subleaf || e->subleaf == ANY_SUBLEAF))
-            found = e;
+        if (e->leaf == leaf && (e->subleaf == subleaf || e->subleaf == ANY_SUBLEAF))
+            return e;
     }
-    return found;
+    return NULL;
+}
+
+/* The highest leaf that the table has in the same range. */
+static u32 last_leaf(u32 range)
+{
+    u32 last = range;
+
+    for (u32 i = 0; i < dom->cpuid_count; i++)
+        if (range_of(table()[i].leaf) == range && table()[i].leaf > last)
+            last = table()[i].leaf;
+    return last;
 }
 
 static u32 last_subleaf(u32 leaf)
@@ -62,18 +67,15 @@ static u32 last_subleaf(u32 leaf)
 /* SYSENTER, and some leaves, are Intel's alone. */
 static bool is_intel(void)
 {
-    const struct trap_cpuid *entry;
-    u32 max;
+    const struct trap_cpuid *entry = find(0, 0);
 
-    entry = lookup(0, 0, &max);
     return entry && entry->hardware[2] == 0x6c65746e; /* GenuineI"ntel" */
 }
 
 /* Zeros where the entry is not there. */
 static void filtered(u32 leaf, u32 subleaf, u32 out[4])
 {
-    u32 max;
-    const struct trap_cpuid *entry = lookup(leaf, subleaf, &max);
+    const struct trap_cpuid *entry = find(leaf, subleaf);
 
     for (u32 i = 0; i < 4; i++)
         out[i] = entry ? (entry->hardware[i] & entry->and_mask[i]) | entry->or_bits[i] : 0;
@@ -149,15 +151,12 @@ static void extended_state(struct vp *vp, u32 subleaf, u32 out[4])
 
 void guest_cpuid(struct vp *vp, u32 leaf, u32 subleaf, u32 out[4])
 {
-    u32 max;
-
     filtered(leaf, subleaf, out);
     switch (leaf) {
     case 0:
     case EXTENDED:
-        lookup(leaf, 0, &max);
-        if (out[0] > max)
-            out[0] = max;
+        if (out[0] > last_leaf(leaf))
+            out[0] = last_leaf(leaf);
         break;
     case 1:
         /* Bits 31:24, the APIC id: Xen gives every vCPU the even one of a pair. */
