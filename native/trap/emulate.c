@@ -26,6 +26,7 @@
 #define CR4_REAL (CR4_TSD | CR4_DE | CR4_FSGSBASE)
 #define CR4_VISIBLE (CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
 
+#define CPUID1_EDX_DE (1u << 2)
 #define CPUID1_ECX_XSAVE (1u << 26)
 #define CPUID7_EBX_FSGSBASE (1u << 0)
 
@@ -55,6 +56,20 @@ void guest_load_cr4(struct vp *vp)
         write_cr4(want);
 }
 
+void guest_set_cr4(struct vp *vp, u64 value)
+{
+    u64 allowed = CR4_TSD;
+    u32 leaf[4];
+
+    guest_cpuid(vp, 1, 0, leaf);
+    allowed |= (leaf[3] & CPUID1_EDX_DE) ? CR4_DE : 0;
+    allowed |= (leaf[2] & CPUID1_ECX_XSAVE) ? CR4_OSXSAVE : 0;
+    guest_cpuid(vp, 7, 0, leaf);
+    allowed |= (leaf[1] & CPUID7_EBX_FSGSBASE) ? CR4_FSGSBASE : 0;
+    vp->s->vcr4 = value & allowed;
+    guest_load_cr4(vp);
+}
+
 static bool read_cr(struct vp *vp, u32 cr, u64 *value)
 {
     switch (cr) {
@@ -76,8 +91,7 @@ static bool read_cr(struct vp *vp, u32 cr, u64 *value)
 
 static bool write_cr(struct vp *vp, u32 cr, u64 value)
 {
-    u64 old, allowed = CR4_TSD;
-    u32 leaf[4];
+    u64 old;
 
     switch (cr) {
     case 0:
@@ -93,14 +107,7 @@ static bool write_cr(struct vp *vp, u32 cr, u64 value)
     case 3:
         return mm_new_kernel_root(vp, value >> PAGE_SHIFT) == 0;
     case 4:
-        /* Bits that the guest may not have are dropped without a word, as Xen does. */
-        guest_cpuid(vp, 1, 0, leaf);
-        allowed |= (leaf[3] & (1u << 2)) ? CR4_DE : 0;
-        allowed |= (leaf[2] & CPUID1_ECX_XSAVE) ? CR4_OSXSAVE : 0;
-        guest_cpuid(vp, 7, 0, leaf);
-        allowed |= (leaf[1] & CPUID7_EBX_FSGSBASE) ? CR4_FSGSBASE : 0;
-        vp->s->vcr4 = value & allowed;
-        guest_load_cr4(vp);
+        guest_set_cr4(vp, value);
         return true;
     }
     return false;

@@ -135,7 +135,7 @@ static _Noreturn void start_vcpu(struct vp *vp)
     mm_load_roots(vp);
     desc_reload(vp);
     debugreg_load(vp);
-    guest_load_cr4(vp);
+    guest_set_cr4(vp, s->vcr4);
     guest_set_ts(vp, s->vts);
     wrmsr(MSR_FS_BASE, s->fs_base);
     wrmsr(MSR_GS_BASE, s->user_mode ? s->gs_base_user : s->gs_base_kernel);

@@ -451,8 +451,10 @@ int guest_rdmsr(struct vp *vp, u32 msr, u64 *value);
 int guest_wrmsr(struct vp *vp, u32 msr, u64 value);
 /* Virtual and real CR0.TS (fpu_taskswitch, MOV to CR0, CLTS, #NM). */
 void guest_set_ts(struct vp *vp, bool ts);
-/* Real CR4 from vp->s->vcr4; for the start of a VP. */
+/* Real CR4 from vp->s->vcr4. */
 void guest_load_cr4(struct vp *vp);
+/* MOV to CR4, and the CR4 that a vCPU starts with: bits that the guest may not have are dropped, as Xen does. */
+void guest_set_cr4(struct vp *vp, u64 value);
 /* set_debugreg/get_debugreg hypercalls and MOV DR: 0 or -errno (debugreg.c). */
 long guest_set_debugreg(struct vp *vp, u32 reg, u64 value);
 long guest_get_debugreg(struct vp *vp, u32 reg, u64 *out);

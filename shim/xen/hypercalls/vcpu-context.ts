@@ -126,6 +126,8 @@ export function initialiseVcpu(d: XenDomain, c: HypercallCall, vcpu: number): nu
   trap.setVp(vcpu, 'kernel_sp', Ctx.get.kernel_sp(v, 0));
   trap.setVp(vcpu, 'kernel_l4', kernelL4);
   trap.setVp(vcpu, 'user_l4', userL4);
+  // The module drops what the guest may not have.
+  trap.setVp(vcpu, 'vcr4', Ctx.get.ctrlreg(v, 0, 4));
   for (let i = 0; i < 8; i++) trap.setVp(vcpu, 'debugreg', Ctx.get.debugreg(v, 0, i), i);
   trap.setVp(vcpu, 'fs_base', Ctx.get.fs_base(v, 0));
   trap.setVp(vcpu, 'gs_base_kernel', Ctx.get.gs_base_kernel(v, 0));

@@ -35,6 +35,7 @@ const context = (f: Fixture, change: (v: DataView) => void = () => {}) => {
   v.setUint16(regs + 160, 0x18, true); // ss
   v.setBigUint64(VcpuGuestContext.offsetOf('trap_ctxt', 14) + 8, VA_BASE + 0x14n, true);
   VcpuGuestContext.set.ctrlreg(v, 0, BigInt(L4) << 12n, 3);
+  VcpuGuestContext.set.ctrlreg(v, 0, 0x4_0004n, 4);
   VcpuGuestContext.set.gdt_frames(v, 0, 60n, 0);
   VcpuGuestContext.set.gdt_ents(v, 0, 16n);
   VcpuGuestContext.set.event_callback_eip(v, 0, VA_BASE + 1n);
@@ -62,6 +63,7 @@ describe('starting a vCPU', () => {
     expect(f.trap.getVp(1, 'iopl')).toBe(1);
     expect(f.trap.getVp(1, 'user_mode')).toBe(0);
     expect(f.trap.getVp(1, 'kernel_l4')).toBe(BigInt(L4));
+    expect(f.trap.getVp(1, 'vcr4')).toBe(0x4_0004n);
     expect(f.trap.getVp(1, 'gs_base_kernel')).toBe(VA_BASE + 0x77n);
     expect(f.trap.getHandler(1, 14).address).toBe(VA_BASE + 0x14n);
     expect(f.trap.getCallback(1, 0)).toEqual({ address: VA_BASE + 1n, flags: 1 });
