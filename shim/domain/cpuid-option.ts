@@ -102,7 +102,8 @@ function judge(
   if (computed !== undefined) return fail(`${name}=${setting}`, `no ${name}: it shows ${computed.reason}`);
   const passes = row !== undefined && (((row.andMask | row.orBits) >>> bit) & 1) === 1;
   const optional = row?.optional.some((b) => b.bit === bit) ?? false;
-  if (setting === '0') return row === undefined || !passes ? undefined : { ...place(row, bit), setting, name, where };
+  if (setting === '0')
+    return row === undefined || !(passes || optional) ? undefined : { ...place(row, bit), setting, name, where };
   if (row !== undefined && (passes || optional)) {
     if (row.doc !== undefined && setting === '1') {
       return fail(`${name}=1`, `${name} set to 0 or x: it is part of a number of the processor's own`);

@@ -223,7 +223,13 @@ class Reader {
 
   cpuid(): GuestConfig['cpuid'] {
     const value = this.value('cpuid');
-    return value === undefined ? undefined : parseCpuidOption(this.file, value);
+    const settings = value === undefined ? [] : parseCpuidOption(this.file, value);
+    // A domain that stays where it is may rely on its host's TSC: libxl does the same.
+    const stays = this.value('nomigrate');
+    if (stays !== undefined && this.number('nomigrate') !== 0) {
+      settings.push(...parseCpuidOption(this.file, { kind: 'string', text: 'host,invtsc=k', line: stays.line }));
+    }
+    return settings.length === 0 ? undefined : settings;
   }
 }
 

@@ -25,6 +25,7 @@ export const USED_KEYS: ReadonlySet<string> = new Set([
   'on_watchdog',
   'tsc_mode',
   'cpuid',
+  'nomigrate',
   'max_event_channels',
 ]);
 
@@ -103,7 +104,6 @@ export const IGNORED_KEYS: ReadonlySet<string> = new Set([
   'extratime',
   'latency',
   'claim_mode',
-  'nomigrate',
   'max_grant_frames',
   'max_maptrack_frames',
   'max_grant_version',

@@ -512,7 +512,7 @@ export const CPUID_POLICY: readonly CpuidRow[] = [
     optional: {
       8: [
         'ITSC',
-        'the guest may be moved, and its clock is the pvclock; Xen shows it to guests that stay (cpuid="host,invtsc=1")',
+        'the guest may be moved, and its clock is the pvclock; Xen shows it to guests that stay (nomigrate=1, or cpuid="host,invtsc=1")',
       ],
     },
     hidden: {

@@ -255,6 +255,9 @@ describe('cpuid', () => {
   test('what is shown on request comes on request', () => {
     expect(shown('')).not.toContain('ITSC');
     for (const value of ['1', 'k', 's']) expect(shown(`cpuid="host,invtsc=${value}"`)).toContain('ITSC');
+    expect(shown('nomigrate=1')).toContain('ITSC');
+    expect(shown('nomigrate=0')).not.toContain('ITSC');
+    expect(shown('nomigrate=1\ncpuid="host,invtsc=0"')).not.toContain('ITSC');
   });
 
   test('a feature without the one that it needs is a contradiction', () => {
