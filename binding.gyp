@@ -6,7 +6,8 @@
         "native/host/addon.c",
         "native/host/memory.c",
         "native/host/clock.c",
-        "native/host/descriptors.c"
+        "native/host/descriptors.c",
+        "native/host/kvm.c"
       ],
       "cflags": [
         "-std=c11",

@@ -92,6 +92,40 @@ export const TRAP_CPUID = constants(SPEC, {
 export const TRAP_ENGINE = constants(SPEC, {
   TRAP_ENGINE_SOFT: 0 /* QEMU TCG: LAPIC timer and IPIs behind hv_ops */,
   TRAP_ENGINE_HYPERV: 1 /* WHP, KVM with Hyper-V enlightenments */,
+  TRAP_ENGINE_LAPIC: 2 /* a hypervisor without the Hyper-V interface, for tests: as SOFT, without its serial port */,
+});
+
+/** Vectors of the module's hardware interrupts. */
+export const TRAP_VECTOR = constants(SPEC, {
+  /** The shim's kick: serial interrupt, SynIC event flag or message-signalled interrupt. */
+  TRAP_VECTOR_KICK: 0xf0,
+  /** STIMER0 in direct mode; the local APIC's timer on the soft Hyper-V. */
+  TRAP_VECTOR_TIMER: 0xf1,
+  /** HvCallSendSyntheticClusterIpi between VPs. */
+  TRAP_VECTOR_IPI: 0xf2,
+  TRAP_VECTOR_SPURIOUS: 0xff,
+});
+
+/** Pages at trap_domain.hv_pages_gpa that the TLFS wants from a guest: these of each VP, then the reference TSC page. */
+export const TRAP_HV_PAGE = constants(SPEC, {
+  TRAP_HV_PAGE_INPUT: 0,
+  TRAP_HV_PAGE_MESSAGES: 1,
+  TRAP_HV_PAGE_FLAGS: 2,
+  TRAP_HV_PAGE_ASSIST: 3,
+  TRAP_HV_PAGES_PER_VP: 4,
+});
+
+/** How engines in the shim's own process are reached. */
+export const TRAP_HV_PORT = constants(SPEC, {
+  /** The doorbell's connection for HvCallSignalEvent. */
+  TRAP_HV_CONNECTION: 0x584c,
+  /** The SINT and the event flag of a kick. */
+  TRAP_HV_SINT: 2,
+  TRAP_HV_FLAG: 1,
+  /** OUT to it waits outside the guest until the VP's next kick: the shim answers a mailbox meanwhile. */
+  TRAP_CALL_PORT: 0x580,
+  /** OUT to it rings the doorbell, where HvCallSignalEvent does not exist. */
+  TRAP_BELL_PORT: 0x584,
 });
 
 export const TRAP_MBOX = constants(SPEC, {

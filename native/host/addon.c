@@ -80,10 +80,16 @@ static napi_value init(napi_env env, napi_value exports)
         {"destroyMemory", host_destroy_memory},
         {"createSealedFile", host_create_sealed_file},
         {"createSocketPair", host_create_socket_pair},
+        {"ioctlNumber", host_ioctl_number},
         {"sendByte", host_send_byte},
         {"closeFile", host_close_file},
         {"fill64", host_fill64},
         {"readClocks", host_read_clocks},
+        {"createKvmMachine", host_create_kvm_machine},
+        {"startKvmMachine", host_start_kvm_machine},
+        {"kickKvmMachine", host_kick_kvm_machine},
+        {"stopKvmMachine", host_stop_kvm_machine},
+        {"readKvmExits", host_read_kvm_exits},
     };
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
         napi_value value;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -95,5 +96,20 @@ napi_value host_send_byte(napi_env env, napi_callback_info info)
         sent = send(fd, "k", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     HOST_CHECK(env, napi_get_boolean(env, sent == 1, &result));
+    return result;
+}
+
+/* ioctlNumber(fd, request, argument) -> result: for requests that take a number, such as a device's capabilities. */
+napi_value host_ioctl_number(napi_env env, napi_callback_info info)
+{
+    napi_value arguments[3], result;
+    uint64_t fd, request, argument;
+    if (!host_arguments(env, info, "ioctlNumber", 3, arguments) || !host_uint(env, arguments[0], "fd", &fd) ||
+        !host_uint(env, arguments[1], "request", &request) || !host_uint(env, arguments[2], "argument", &argument))
+        return NULL;
+    int got = ioctl((int)fd, request, argument);
+    if (got < 0)
+        return host_throw_errno(env, "ioctl", errno);
+    HOST_CHECK(env, napi_create_int32(env, got, &result));
     return result;
 }

@@ -1,7 +1,7 @@
 /*
  * The host addon's own declarations: error reporting and the table of exported functions.
  *
- * The addon is mechanism only: it maps memory and reads clocks. What any of it means is TypeScript's business
+ * The addon is mechanism only: it maps memory, reads clocks and runs virtual processors. What any of it means is TypeScript's business
  * (shim/partition/host.ts is the typed door to it).
  */
 #ifndef XENLIGHTEN_HOST_H
@@ -43,9 +43,15 @@ napi_value host_create_memory(napi_env env, napi_callback_info info);
 napi_value host_destroy_memory(napi_env env, napi_callback_info info);
 napi_value host_create_sealed_file(napi_env env, napi_callback_info info);
 napi_value host_create_socket_pair(napi_env env, napi_callback_info info);
+napi_value host_ioctl_number(napi_env env, napi_callback_info info);
 napi_value host_send_byte(napi_env env, napi_callback_info info);
 napi_value host_close_file(napi_env env, napi_callback_info info);
 napi_value host_fill64(napi_env env, napi_callback_info info);
 napi_value host_read_clocks(napi_env env, napi_callback_info info);
+napi_value host_create_kvm_machine(napi_env env, napi_callback_info info);
+napi_value host_start_kvm_machine(napi_env env, napi_callback_info info);
+napi_value host_kick_kvm_machine(napi_env env, napi_callback_info info);
+napi_value host_stop_kvm_machine(napi_env env, napi_callback_info info);
+napi_value host_read_kvm_exits(napi_env env, napi_callback_info info);
 
 #endif

@@ -1,9 +1,11 @@
 /*
- * Guest memory: an anonymous file (memfd) mapped as windows of 1 GiB, each an external ArrayBuffer.
+ * Guest memory: windows of 1 GiB, each an external ArrayBuffer, of an anonymous file (memfd) or of this process alone.
  *
  * Why windows: Node 20 refuses an ArrayBuffer above 4 GiB, and one layout for every Node version is simpler. Why a
  * memfd: QEMU inherits it by number, so that nothing has a name that could be left behind. It is sealed against
- * changes of its size, because a shrunk file would turn our next access into SIGBUS.
+ * changes of its size, because a shrunk file would turn our next access into SIGBUS. Memory of this process alone is for
+ * engines that run VPs in it: the host backs it with huge pages more readily than a file, and second-level page tables
+ * with it (for which a window starts at a multiple of 2 MiB).
  *
  * Life of a mapping: destroyMemory() detaches every window, so that JavaScript can no longer reach it, and unmaps at
  * once. The caller waits for I/O in flight first (GuestMemory counts it). Without destroyMemory() the windows' and the
@@ -20,6 +22,7 @@
 
 #define WINDOW_SIZE (UINT64_C(1) << 30)
 #define PAGE_SIZE UINT64_C(4096)
+#define HUGE_PAGE (UINT64_C(2) << 20)
 #define MAX_MEMORY (UINT64_C(1) << 40)
 
 struct window {
@@ -101,7 +104,21 @@ static int create_file(uint64_t size)
     return fd;
 }
 
-static struct memory *map_memory(uint64_t size, bool huge_pages, const char **failed)
+/* Anonymous memory at a multiple of a huge page's size. */
+static void *map_aligned(size_t size)
+{
+    uint8_t *whole =
+        mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (whole == MAP_FAILED)
+        return MAP_FAILED;
+    size_t before = (HUGE_PAGE - (uintptr_t)whole % HUGE_PAGE) % HUGE_PAGE;
+    if (before > 0)
+        munmap(whole, before);
+    munmap(whole + before + size, HUGE_PAGE - before);
+    return whole + before;
+}
+
+static struct memory *map_memory(uint64_t size, bool huge_pages, bool private, const char **failed)
 {
     size_t count = (size_t)((size + WINDOW_SIZE - 1) / WINDOW_SIZE);
     struct memory *memory = calloc(1, sizeof *memory + count * sizeof memory->windows[0]);
@@ -109,8 +126,8 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, const char **fa
     if (!memory)
         return NULL;
     *failed = "creating the guest memory file";
-    memory->fd = create_file(size);
-    if (memory->fd < 0) {
+    memory->fd = private ? -1 : create_file(size);
+    if (!private && memory->fd < 0) {
         int error = errno;
         free(memory);
         errno = error;
@@ -122,8 +139,9 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, const char **fa
         uint64_t offset = i * WINDOW_SIZE;
         window->owner = memory;
         window->size = (size_t)(size - offset < WINDOW_SIZE ? size - offset : WINDOW_SIZE);
-        void *address =
-            mmap(NULL, window->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory->fd, (off_t)offset);
+        void *address = private ? map_aligned(window->size)
+                                : mmap(NULL, window->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                                       memory->fd, (off_t)offset);
         if (address == MAP_FAILED) {
             int error = errno;
             discard_memory(memory);
@@ -142,20 +160,21 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, const char **fa
     return memory;
 }
 
-/* createMemory(sizeBytes, hugePages) -> { fd, handle, windows: ArrayBuffer[] } */
+/* createMemory(sizeBytes, hugePages, private) -> { fd, handle, windows: ArrayBuffer[] }; fd is -1 for private memory. */
 napi_value host_create_memory(napi_env env, napi_callback_info info)
 {
-    napi_value arguments[2], result, windows, handle, fd;
+    napi_value arguments[3], result, windows, handle, fd;
     uint64_t size;
-    bool huge_pages = false;
-    if (!host_arguments(env, info, "createMemory", 2, arguments) || !host_uint(env, arguments[0], "sizeBytes", &size))
+    bool huge_pages = false, private = false;
+    if (!host_arguments(env, info, "createMemory", 3, arguments) || !host_uint(env, arguments[0], "sizeBytes", &size))
         return NULL;
     HOST_CHECK(env, napi_get_value_bool(env, arguments[1], &huge_pages));
+    HOST_CHECK(env, napi_get_value_bool(env, arguments[2], &private));
     if (size == 0 || size % PAGE_SIZE != 0 || size > MAX_MEMORY)
         return host_throw_range(env, "createMemory: %llu bytes: wanted a multiple of 4096, at most 2^40",
                                 (unsigned long long)size);
     const char *failed;
-    struct memory *memory = map_memory(size, huge_pages, &failed);
+    struct memory *memory = map_memory(size, huge_pages, private, &failed);
     if (!memory)
         return host_throw_errno(env, failed, errno);
 

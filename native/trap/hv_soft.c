@@ -3,8 +3,9 @@
  *
  * The same operations that other engines hand to the hypervisor, on the local APIC: STIMER0 in direct mode becomes the
  * APIC timer, HvCallSendSyntheticClusterIpi becomes the ICR, the doorbell connection becomes a byte on the serial
- * port. QEMU's APIC timer counts nanoseconds (1 GHz at divide-by-1), so 4.29 s is the longest shot; longer deadlines
- * are reached in several. TCG ignores unknown MSRs and has no VMCALL: nothing here may rely on a fault.
+ * port. QEMU's (and KVM's) APIC timer counts nanoseconds (1 GHz at divide-by-1), so 4.29 s is the longest shot; longer
+ * deadlines are reached in several. hv_lapic is the same for an engine that starts all VPs itself, kicks each by a
+ * message-signalled interrupt, and has a doorbell port of its own. TCG ignores unknown MSRs and has no VMCALL: nothing here may rely on a fault.
  */
 #include "trap.h"
 
@@ -52,7 +53,7 @@ static void ioapic_write(u32 index, u32 v)
     *(volatile u32 *)(TRAP_VA_MMIO + PAGE_SIZE + IOAPIC_DATA) = v;
 }
 
-static void soft_init_vp(struct vp *vp)
+static void lapic_init_vp(struct vp *vp)
 {
     apic_write(APIC_SVR, 0x100 | VEC_SPURIOUS);
     apic_write(APIC_TPR, 0);
@@ -61,6 +62,11 @@ static void soft_init_vp(struct vp *vp)
     apic_write(APIC_TIMER_DIVIDE, APIC_DIVIDE_BY_1);
     apic_write(APIC_LVT_TIMER, VEC_TIMER);
     vp->hv_vp_index = apic_read(APIC_ID) >> 24; /* as its id */
+}
+
+static void soft_init_vp(struct vp *vp)
+{
+    lapic_init_vp(vp);
     if (vp->id != 0)
         return;
     u16 port = (u16)dom->doorbell_port;
@@ -209,6 +215,11 @@ static void soft_crash(struct vp *vp)
     (void)vp; /* crash MSRs: the report travels in trap_vp.crash */
 }
 
+static void lapic_ack_kick(struct vp *vp)
+{
+    (void)vp; /* an edge */
+}
+
 const struct hv_ops hv_soft = {
     .name = "soft",
     .kick_vp0_only = true,
@@ -225,5 +236,22 @@ const struct hv_ops hv_soft = {
     .idle = soft_idle,
     .long_spin_wait = soft_long_spin_wait,
     .ack_kick = soft_ack_kick,
+    .crash = soft_crash,
+};
+
+const struct hv_ops hv_lapic = {
+    .name = "local APIC",
+    .init_vp = lapic_init_vp,
+    .flush_space = soft_flush_space,
+    .flush_list = soft_flush_list,
+    .flush_served = soft_flush_served,
+    .send_ipi = soft_send_ipi,
+    .stimer_set = soft_stimer_set,
+    .ref_time = soft_ref_time,
+    .eoi = soft_eoi,
+    .signal_event = soft_signal_event,
+    .idle = soft_idle,
+    .long_spin_wait = soft_long_spin_wait,
+    .ack_kick = lapic_ack_kick,
     .crash = soft_crash,
 };

@@ -115,6 +115,15 @@ void serve_kick(struct vp *vp)
     }
 }
 
+/* Until something may have changed: outside the guest where the engine can wait there, else halted. */
+static void wait_for_shim(struct vp *vp)
+{
+    if (dom->call_port)
+        outb((u16)dom->call_port, 0);
+    else
+        hv->idle(vp);
+}
+
 static void apply_effects(struct vp *vp, u32 effects)
 {
     if (effects & TRAP_EFFECT_DESC)
@@ -179,7 +188,8 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     store_release(&m->state, TRAP_MBOX_REQUEST);
     count_hv(vp, TRAP_HV_POST_MESSAGE);
     vp_set_running(vp, false);
-    ring_doorbell(vp);
+    if (!dom->call_port) /* the call port rings by itself */
+        ring_doorbell(vp);
     for (;;) {
         serve_kick(vp);
         if (load_acquire(&m->state) == TRAP_MBOX_REPLY) {
@@ -189,7 +199,7 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
             store_release(&m->state, TRAP_MBOX_REQUEST);
             ring_doorbell(vp);
         }
-        hv->idle(vp);
+        wait_for_shim(vp);
     }
     vp_set_running(vp, true);
     if (leave_root)

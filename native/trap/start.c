@@ -66,7 +66,7 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
         dom = gpa_to_va(domain_gpa);
         m2p = (u64 *)gpa_to_va(dom->m2p_gpa);
         frame_info = (u64 *)gpa_to_va(dom->frame_info_gpa);
-        hv = &hv_soft;
+        hv = dom->engine == TRAP_ENGINE_HYPERV ? &hv_tlfs : dom->engine == TRAP_ENGINE_LAPIC ? &hv_lapic : &hv_soft;
         image_gpa = dom->image_gpa;
         for (u32 i = 0; i < dom->nr_vps && i < TRAP_MAX_VPS; i++)
             init_vp(&vps[i], i);

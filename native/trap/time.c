@@ -2,8 +2,9 @@
  * Time: the pvclock fields of vcpu_info, system time, timers and runstate accounting (Xen public vcpu.h, xen.h).
  *
  * System time is a linear function of the TSC, with the very multiplication that the guest performs, so that a deadline
- * computed by the guest and our reading of the clock agree to the nanosecond. The frequency comes from the shim, which
- * improves its estimate as the domain runs; a new one is applied with the clock held continuous.
+ * computed by the guest and our reading of the clock agree to the nanosecond. The frequency comes from the hypervisor's
+ * reference TSC page, or from the shim, which improves its estimate as the domain runs; a new one is applied with the
+ * clock held continuous.
  */
 #include "trap.h"
 #include "mm.h"
@@ -108,10 +109,17 @@ void time_update_vcpu(struct vp *vp)
     store_release(&pvclock_lock, 0);
 }
 
-/* Applies a better estimate of the TSC frequency, if the shim has published one. */
+/* The hypervisor's word, else the shim's estimate. */
+static u64 clock_hz(void)
+{
+    u64 hz = hv->tsc_hz ? hv->tsc_hz() : 0;
+    return hz ? hz : READ_ONCE(dom->tsc_hz);
+}
+
+/* Applies a better estimate of the TSC frequency, if the shim has published one, or the hypervisor's clock changed. */
 void time_update_frequency(struct vp *vp)
 {
-    u64 hz = READ_ONCE(dom->tsc_hz);
+    u64 hz = clock_hz();
     if (likely(hz == applied_hz) || hz < 1000000 || hz > 100 * NSEC_PER_SEC)
         return;
     if (!vp_hold_others(vp))
@@ -140,7 +148,7 @@ void time_init(void)
 {
     anchor_tsc = rdtsc();
     anchor_ns = 0;
-    u64 hz = dom->tsc_hz;
+    u64 hz = clock_hz();
     set_frequency(hz >= 1000000 && hz <= 100 * NSEC_PER_SEC ? hz : NSEC_PER_SEC);
     dom->time_offset = anchor_ns;
     dom->time_tsc = anchor_tsc;

@@ -87,10 +87,10 @@ enum {
     VEC_CP = 21,
     VEC_INT80 = 0x80,
     /* Hardware interrupts of the module. */
-    VEC_KICK = 0xf0,  /* the shim's doorbell answer (serial interrupt or SynIC event flag) */
-    VEC_TIMER = 0xf1, /* STIMER0 direct vector, LAPIC timer on the soft Hyper-V */
-    VEC_IPI = 0xf2,   /* HvCallSendSyntheticClusterIpi between VPs */
-    VEC_SPURIOUS = 0xff,
+    VEC_KICK = TRAP_VECTOR_KICK,
+    VEC_TIMER = TRAP_VECTOR_TIMER,
+    VEC_IPI = TRAP_VECTOR_IPI,
+    VEC_SPURIOUS = TRAP_VECTOR_SPURIOUS,
     /* entry_vector values that are not IDT vectors. */
     ENTRY_SYSCALL = 0x100,
     ENTRY_SYSCALL32 = 0x101,
@@ -501,7 +501,7 @@ void runstate_write(struct vp *vp);
 /* Applies a new tsc_hz that the shim has published. */
 void time_update_frequency(struct vp *vp);
 
-/* --- the hypervisor below (hv_soft.c, later hv_tlfs.c) -------------------------------------------------------------------- */
+/* --- the hypervisor below (hv_tlfs.c, hv_soft.c) ---------------------------------------------------------------------- */
 
 struct hv_ops {
     const char *name;
@@ -519,6 +519,8 @@ struct hv_ops {
     /* STIMER0, direct mode: fire VEC_TIMER at reference time t (100 ns units), 0 stops it. */
     void (*stimer_set)(struct vp *vp, u64 ref_time);
     u64 (*ref_time)(void); /* 100 ns units */
+    /* Frequency of the TSC by the hypervisor's clock, 0 when it does not say; NULL: the shim measures it. */
+    u64 (*tsc_hz)(void);
     void (*eoi)(struct vp *vp);
     /* HvCallSignalEvent on the doorbell connection. */
     void (*signal_event)(struct vp *vp);
@@ -530,7 +532,7 @@ struct hv_ops {
     void (*crash)(struct vp *vp);
 };
 extern const struct hv_ops *hv;
-extern const struct hv_ops hv_soft;
+extern const struct hv_ops hv_soft, hv_lapic, hv_tlfs;
 
 static inline void count_hv(struct vp *vp, u32 op)
 {

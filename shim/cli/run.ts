@@ -9,6 +9,7 @@ import { checkMemory, checkName, completeConfig, type GuestConfig, MAX_VCPUS } f
 import { type RunOptions, runGuest } from '../domain/run-guest';
 import { readXlConfig } from '../domain/xl-cfg';
 import { UsageError } from '../errors';
+import { ENGINE_CHOICES } from '../partition/engines';
 import { Terminal } from '../xen/console/terminal';
 import { type Arguments, type CommandDecl, choiceOption, numberOption } from './arguments';
 import { createLogger, LOG_LEVELS } from './log';
@@ -38,7 +39,8 @@ export const declaration: CommandDecl = {
     maxmem: { value: 'MB', help: 'memory that the guest may grow to (default: as at start)' },
     vcpus: { value: 'N', help: `virtual processors, 1 to ${MAX_VCPUS} (default 1)` },
     name: { value: 'NAME', help: 'name of the domain' },
-    engine: { value: 'auto|qemu', help: 'what runs the virtual processors' },
+    engine: { value: 'auto|kvm|qemu', help: 'what runs the virtual processors (auto: kvm where it is fit, else qemu)' },
+    force: { help: 'take the engine even if it is not fit for use here (for tests)' },
     cpu: { value: 'MODEL', help: "processor model of engine qemu, as QEMU's -cpu (default qemu64; max has AVX2)" },
     'guest-ring': { value: 'auto|1|3', help: 'ring of the guest kernel (auto: 1 for Linux where the CPU allows it)' },
     trace: { value: 'FILE', help: 'write a Chrome/Perfetto trace of Xen operations and their translation' },
@@ -92,8 +94,9 @@ function cpuModel(text: string | undefined): string | undefined {
 function runOptions(args: Arguments, uniqueName: boolean): RunOptions {
   const ring = choiceOption('guest-ring', args.text('guest-ring') ?? 'auto', ['auto', '1', '3']);
   const timeout = args.text('timeout');
-  choiceOption('engine', args.text('engine') ?? 'auto', ['auto', 'qemu']);
   return {
+    engine: choiceOption('engine', args.text('engine') ?? 'auto', ENGINE_CHOICES),
+    forceEngine: args.flag('force'),
     guestRing: ring === 'auto' ? 'auto' : ring === '1' ? 1 : 3,
     cpu: cpuModel(args.text('cpu')),
     cold: parseColdList(args.text('cold') ?? ''),

@@ -15,13 +15,11 @@ import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
 import { UsageError } from '../errors';
+import { type ChosenEngine, chooseEngine, type EngineChoice } from '../partition/engines';
 import type { GuestMemory } from '../partition/guest-memory';
 import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
 import type { Partition, PartitionExit } from '../partition/partition';
-import { findQemu, PROGRAM, type QemuBinary } from '../partition/qemu/binary';
-import { cpuModels } from '../partition/qemu/cpu-models';
-import { QemuPartition } from '../partition/qemu/qemu-partition';
-import { ramRegions } from '../partition/qemu/ram-layout';
+import { ramRegions } from '../partition/ram-layout';
 import { trapImage } from '../partition/trap-image';
 import { CPUID_TABLE_BYTES, TRACE_ENTRIES, type TrapLayout, trapLayout } from '../partition/trap-layout';
 import { loadTrapModule } from '../partition/trap-loader';
@@ -34,6 +32,7 @@ import { hypercallPage } from '../xen/builder/hypercall-page';
 import { type Kernel, loadKernel, readInput } from '../xen/builder/image';
 import { DomainMemory as BuilderMemory, type PfnRun } from '../xen/builder/memory';
 import { GuestConsole } from '../xen/console/console';
+import { nativeCpuid } from '../xen/cpuid-native';
 import { type CpuidRow, domainCpuid, encodeCpuidTable, hardwareValue } from '../xen/cpuid-policy';
 import { PAGE_SIZE } from '../xen/domain-memory';
 import { GuestRingPage } from '../xen/guest-ring-page';
@@ -48,7 +47,7 @@ import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { applyCpuidSettings, type CpuidSetting, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
 import { type DomainInfo, vcpuTimes } from './domain-info';
-import { chooseRing } from './guest-ring';
+import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
 import { TscClock } from './tsc-clock';
 
@@ -78,6 +77,10 @@ export interface DomainConfig {
   readonly trace?: string | undefined;
   /** User roots without the trap module's memory (ring 3); default: what the CPU needs. */
   readonly isolateUserRoots?: boolean | undefined;
+  /** Default: auto. */
+  readonly engine?: EngineChoice | undefined;
+  /** Take the engine although it is not fit for use here; for tests. */
+  readonly forceEngine?: boolean | undefined;
   /** Processor model of the qemu engine, and other details of it: see QemuMachine. */
   readonly cpu?: string | undefined;
   readonly icount?: string | undefined;
@@ -261,17 +264,19 @@ export class Domain {
   static async create(config: DomainConfig, log: Logger = pino({ enabled: false })): Promise<Domain> {
     const tsc = new TscClock();
     // Both go on while the kernel is loaded; what is wrong with them is reported after what is wrong with the kernel.
-    const binary = findQemu();
+    const choosing = chooseEngine(config.engine ?? 'auto', config.forceEngine);
     const ramdiskBytes = config.ramdisk === undefined ? undefined : readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK);
-    for (const early of [binary, ramdiskBytes]) early?.catch(() => undefined);
+    for (const early of [choosing, ramdiskBytes]) early?.catch(() => undefined);
     const kernel = await loadKernel(config.kernel, { cache: new KernelCache(defaultCacheDirectory()) });
-    if (config.cpu !== undefined) await checkCpuModel(await binary, config.cpu);
     const ramdisk =
       config.ramdisk === undefined || ramdiskBytes === undefined
         ? undefined
         : { file: config.ramdisk, bytes: await ramdiskBytes };
+    const engine = await choosing;
+    if (config.cpu !== undefined) await checkCpuModel(engine, config.cpu);
+    log.info({ engine: engine.name, why: engine.why }, 'engine');
     // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
-    const choice = chooseRing(config.guestRing, kernel.facts, 'not affected');
+    const choice = chooseRing(config.guestRing, kernel.facts, engine.onHostCpu ? hostMeltdown() : 'not affected');
     const guestRing = choice.ring;
     log.info({ guestRing, why: choice.why }, 'guest ring');
     const nrPages = config.memory * 256;
@@ -283,10 +288,9 @@ export class Domain {
       domainFrames: maxPages,
       ramRegions,
     });
-    const partition = new QemuPartition({
+    const partition = await engine.create({
       memoryBytes: layout.memoryBytes,
       vpCount: layout.nrVps,
-      binary,
       name: config.name,
       ...(config.cpu === undefined ? {} : { cpu: config.cpu }),
       ...(config.icount === undefined ? {} : { icount: config.icount }),
@@ -319,6 +323,7 @@ export class Domain {
       );
       const cpuid = encodeCpuidTable(cpuidRows);
       loadTrapModule(memory, layout, image, {
+        engine: partition.trapEngine,
         guestRing,
         isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? choice.isolateUserRoots),
         trace: config.trace !== undefined,
@@ -347,10 +352,10 @@ export class Domain {
   async start(): Promise<void> {
     try {
       if (this.config.trace !== undefined) await this.startTrace(this.config.trace);
-      await this.partition.start({
-        doorbell: () => this.mailboxes.scan(),
-        exit: (exit) => this.onExit(exit),
-      });
+      await this.partition.start(
+        { doorbell: () => this.mailboxes.scan(), exit: (exit) => this.onExit(exit) },
+        (host, hypervisor, apicId) => nativeCpuid(this.cpuidRows, host, { apicId, hypervisor }),
+      );
     } catch (error) {
       await this.finish({ kind: 'failed', message: (error as Error).message });
       throw error;
@@ -650,15 +655,18 @@ export class Domain {
 }
 
 /** UsageError when QEMU does not know the model; its features (behind a comma) are QEMU's to judge. */
-async function checkCpuModel(binary: QemuBinary, cpu: string): Promise<void> {
+async function checkCpuModel(engine: ChosenEngine, cpu: string): Promise<void> {
   const model = cpu.split(',', 1)[0] ?? '';
-  const models = await cpuModels(binary);
+  const models = await engine.cpuModels?.();
+  if (models === undefined) {
+    throw new UsageError('unusable option', { file: '--cpu', found: `engine ${engine.name}`, wanted: 'engine qemu' });
+  }
   if (models.includes(model)) return;
   const near = nearest(model, models);
   throw new UsageError('unknown processor model', {
     file: '--cpu',
     found: JSON.stringify(model),
-    wanted: `${near === undefined ? 'a model' : `${JSON.stringify(near)}, or another model`} of '${PROGRAM} -cpu help'`,
+    wanted: `${near === undefined ? 'a model' : `${JSON.stringify(near)}, or another model`} of QEMU's '-cpu help'`,
   });
 }
 

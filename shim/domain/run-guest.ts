@@ -6,6 +6,7 @@ import { join, parse } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import type { Logger } from 'pino';
 import { UsageError } from '../errors';
+import type { EngineChoice } from '../partition/engines';
 import type { Stats } from '../translate/stats';
 import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
 import { kernelSymbols } from '../xen/builder/symbols';
@@ -16,6 +17,9 @@ import { EXIT, endStatus, SIGNAL_STATUS } from './exit-status';
 import { type CompleteGuestConfig, DEFAULT_ACTIONS, type EndEvent } from './guest-config';
 
 export interface RunOptions {
+  readonly engine?: EngineChoice | undefined;
+  /** Take the engine although it is not fit for use here. */
+  readonly forceEngine?: boolean | undefined;
   readonly guestRing: DomainConfig['guestRing'];
   /** Processor model of the qemu engine; undefined: its default. */
   readonly cpu?: string | undefined;
@@ -71,6 +75,8 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: num
     maxEventChannels: guest.maxEventChannels,
     tscMode: guest.tscMode,
     cpuid: guest.cpuid,
+    engine: options.engine,
+    forceEngine: options.forceEngine,
     guestRing: options.guestRing,
     cpu: options.cpu,
     cold: options.cold,

@@ -129,11 +129,11 @@ export class GuestMemory {
     this.windows = buffers.map(windowOf);
     this.lowEnd = this.placed[0].gpa === 0 ? this.placed[0].end : 0;
     this.hostMemory = hostMemory;
-    this.fd = hostMemory?.fd;
+    this.fd = hostMemory === undefined || hostMemory.fd < 0 ? undefined : hostMemory.fd;
   }
 
-  /** Makes memory that a child process can inherit (see `fd`): zeroed, taken from the host as it is touched. */
-  static create(regions: readonly RamRegion[], options: { hugePages?: boolean } = {}): GuestMemory {
+  /** Makes memory, zeroed, taken from the host as it is touched; unless it is private, a child can inherit it (`fd`). */
+  static create(regions: readonly RamRegion[], options: host.MemoryOptions = {}): GuestMemory {
     const size = placeRegions(regions).reduce((sum, region) => sum + region.size, 0);
     const memory = host.createMemory(size, options);
     try {

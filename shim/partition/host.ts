@@ -1,5 +1,6 @@
 /**
- * The typed door to native/host, the Node-API addon: guest memory, anonymous files, the doorbell's socket pair, clocks.
+ * The typed door to native/host, the Node-API addon: guest memory, anonymous files, the doorbell's socket pair, clocks,
+ * run loops of virtual processors.
  *
  * Mechanism only. The addon is loaded at the first call, so that what needs no partition (inspect, --help, most tests)
  * runs without it.
@@ -8,7 +9,7 @@ import { nativeFile } from './native-files';
 
 /** Guest memory as the addon made it; the handle is opaque. */
 export interface HostMemory {
-  /** File descriptor of the anonymous file behind the windows, for a child process to inherit. */
+  /** File descriptor of the anonymous file behind the windows, for a child process to inherit; -1 for private memory. */
   readonly fd: number;
   readonly handle: object;
   /** 1 GiB each, the last one may be smaller. */
@@ -25,12 +26,66 @@ export interface ClockReading {
   readonly realtimeNs: bigint;
 }
 
+/** A VM of KVM for the addon to run; see native/host/kvm.c. */
+export interface KvmMachineDescription {
+  readonly vmFd: number;
+  /** Bytes of a vCPU's kvm_run (KVM_GET_VCPU_MMAP_SIZE). */
+  readonly runSize: number;
+  /** Counts the guest's HvCallSignalEvent. */
+  readonly doorbellFd: number;
+  /** OUT to it leaves the guest until the next kick of that VP, and rings. */
+  readonly callPort: number;
+  /** OUT to it rings. */
+  readonly bellPort: number;
+  /** Kicks set event flag `flag` of SINT `sint`, and interrupt when that was clear; else they always interrupt. */
+  readonly useFlags: boolean;
+  readonly sint: number;
+  readonly flag: number;
+  /** By VP index; `kick` is an eventfd that interrupts the VP. */
+  readonly vps: readonly { readonly fd: number; readonly kick: number }[];
+  readonly regions: readonly {
+    readonly gpa: number;
+    readonly buffer: ArrayBuffer;
+    readonly offset: number;
+    readonly size: number;
+  }[];
+}
+
+/** Why no VP runs any longer: an index of KVM_END_KINDS, and numbers that go with it. */
+export interface KvmMachineEnd {
+  readonly kind: number;
+  readonly vp: number;
+  readonly code: number;
+  readonly detail: number;
+}
+
+export const KVM_END_KINDS = [
+  'none',
+  'stopped',
+  'shutdown',
+  'reset',
+  'run-error',
+  'internal-error',
+  'fail-entry',
+  'unknown-exit',
+] as const;
+
 interface Addon {
-  createMemory(sizeBytes: number, hugePages: boolean): HostMemory;
+  createKvmMachine(
+    machine: KvmMachineDescription,
+    onDoorbell: () => void,
+    onExit: (end: KvmMachineEnd) => void,
+  ): object;
+  startKvmMachine(handle: object): void;
+  kickKvmMachine(handle: object, vp: number): void;
+  stopKvmMachine(handle: object): void;
+  readKvmExits(handle: object, vp: number): number[];
+  createMemory(sizeBytes: number, hugePages: boolean, isPrivate: boolean): HostMemory;
   destroyMemory(handle: object, windows: readonly ArrayBuffer[]): void;
   createSealedFile(name: string, content: Uint8Array): number;
   createSocketPair(): [number, number];
   closeFile(fd: number): void;
+  ioctlNumber(fd: number, request: number, argument: number): number;
   sendByte(fd: number): boolean;
   fill64(buffer: ArrayBuffer, byteOffset: number, count: number, start: bigint, step: bigint): void;
   readClocks(): ClockReading;
@@ -50,12 +105,19 @@ function addon(): Addon {
   return loaded;
 }
 
+export interface MemoryOptions {
+  /** Ask the host for huge pages. */
+  readonly hugePages?: boolean | undefined;
+  /** For this process alone: no file that a child could inherit. */
+  readonly private?: boolean | undefined;
+}
+
 /**
  * Makes and maps guest memory of `sizeBytes` (a multiple of 4096, at most 2^40), all zeros; pages are taken from the
  * host when first touched. Errors: RangeError for the size, Error with an errno's name as `code` from the host.
  */
-export function createMemory(sizeBytes: number, options: { hugePages?: boolean } = {}): HostMemory {
-  return addon().createMemory(sizeBytes, options.hugePages ?? false);
+export function createMemory(sizeBytes: number, options: MemoryOptions = {}): HostMemory {
+  return addon().createMemory(sizeBytes, options.hugePages ?? false, options.private ?? false);
 }
 
 /** Detaches the windows and unmaps them. No I/O may be in flight into them. A second call does nothing. */
@@ -77,6 +139,11 @@ export function closeFile(fd: number): void {
   addon().closeFile(fd);
 }
 
+/** An ioctl that takes a number: Error with an errno's name as `code` when it fails. */
+export function ioctlNumber(fd: number, request: number, argument: number): number {
+  return addon().ioctlNumber(fd, request, argument);
+}
+
 /** Sends one byte without blocking. False when the socket's buffer is full or the other end is gone. */
 export function sendByte(fd: number): boolean {
   return addon().sendByte(fd);
@@ -89,4 +156,32 @@ export function fill64(buffer: ArrayBuffer, byteOffset: number, count: number, s
 
 export function readClocks(): ClockReading {
   return addon().readClocks();
+}
+
+/** VPs of KVM, run by the addon; Errors for what the host refuses, with an errno's name as `code`. */
+export class KvmMachine {
+  private readonly handle: object;
+
+  /** Gives the VM its memory. `onDoorbell` and `onExit` are called on the event loop; onExit once, after start(). */
+  constructor(description: KvmMachineDescription, onDoorbell: () => void, onExit: (end: KvmMachineEnd) => void) {
+    this.handle = addon().createKvmMachine(description, onDoorbell, onExit);
+  }
+
+  start(): void {
+    addon().startKvmMachine(this.handle);
+  }
+
+  kick(vp: number): void {
+    addon().kickKvmMachine(this.handle, vp);
+  }
+
+  /** Makes every VP leave the guest; onExit says when they have. */
+  stop(): void {
+    addon().stopKvmMachine(this.handle);
+  }
+
+  /** Exits of a VP to this process so far, by KVM_EXIT_* number. */
+  exits(vp: number): number[] {
+    return addon().readKvmExits(this.handle, vp);
+  }
 }

@@ -41,19 +41,54 @@ export interface PartitionEvents {
   exit(exit: PartitionExit): void;
 }
 
+/** One answer of CPUID. */
+export interface CpuidEntry {
+  readonly leaf: number;
+  readonly subleaf: number;
+  /** Does ECX count? */
+  readonly hasSubleaves: boolean;
+  readonly eax: number;
+  readonly ebx: number;
+  readonly ecx: number;
+  readonly edx: number;
+}
+
+/** A VP's CPUID, from what the host can offer and the leaves of the hypervisor (0x40000000 to 0x4fffffff). */
+export type ProcessorCpuid = (
+  host: readonly CpuidEntry[],
+  hypervisor: readonly CpuidEntry[],
+  apicId: number,
+) => readonly CpuidEntry[];
+
+/** How often a VP left guest execution, by reason, where the engine knows. */
+export interface VpExits {
+  /** To this process: what the exit budget wants to be rare. */
+  readonly toProcess: Readonly<Record<string, number>>;
+  /** As the hypervisor itself counts, by its names. */
+  readonly hypervisor: Readonly<Record<string, number>>;
+}
+
 export interface Partition {
   readonly engine: EngineName;
   readonly memory: GuestMemory;
+  /** TRAP_ENGINE_*: what the trap module finds below it. */
+  readonly trapEngine: number;
   /**
    * Lets the VPs run from the boot parameters in memory (see BOOT_PARAMETERS). Resolves when the engine has started,
-   * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started.
+   * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started. `cpuid`
+   * says what a VP's own CPUID answers, on engines that can set it; without it, what the host offers.
    */
-  start(events: PartitionEvents): Promise<void>;
-  /** Interrupts a VP, whether it halts or runs. Never blocks; a kick while one is on its way may be merged with it. */
+  start(events: PartitionEvents, cpuid?: ProcessorCpuid): Promise<void>;
+  /**
+   * Makes a VP that runs, halts or waits look at its state. Never blocks; a kick while one is on its way may be merged
+   * with it. An engine may wake VP 0 in another's place, whose business it then is to pass the kick on.
+   */
   kick(vp: number): void;
   /** Ends the VPs at once; resolves when they have. Memory stays readable until memory.release(). */
   stop(): Promise<void>;
   describe(): PartitionDescription;
+  /** By VP, now or, after the end, as it was then; undefined where the engine does not count. */
+  exits(): VpExits[] | undefined;
 }
 
 /**

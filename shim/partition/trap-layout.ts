@@ -5,7 +5,7 @@
  * behind them from a 2 MiB boundary, split at the hole below 4 GiB. MFN = guest-physical frame number, and since domain
  * memory never starts at MFN 0, pfn and mfn always differ: code that mixes them up does not survive its first test.
  */
-import { TRAP, TrapDomain, TrapTrace, TrapVp } from '../../abi/trap';
+import { TRAP, TRAP_HV_PAGE, TrapDomain, TrapTrace, TrapVp } from '../../abi/trap';
 import type { RamRegion } from './guest-memory';
 
 const PAGE = 4096;
@@ -54,6 +54,8 @@ export interface TrapLayout {
   readonly sharedInfoGpa: number;
   readonly grantFramesGpa: number;
   readonly grantStatusGpa: number;
+  /** Pages that the TLFS wants from a guest (TRAP_HV_PAGE_*). */
+  readonly hvPagesGpa: number;
   readonly traceGpa: number;
   readonly frameInfoGpa: number;
   readonly m2pGpa: number;
@@ -114,6 +116,7 @@ export function trapLayout(input: TrapLayoutInput): TrapLayout {
       sharedInfoGpa: take(PAGE),
       grantFramesGpa: take(TRAP.TRAP_MAX_GRANT_FRAMES * PAGE),
       grantStatusGpa: take((TRAP.TRAP_MAX_GRANT_FRAMES / 8) * PAGE),
+      hvPagesGpa: take((nrVps * TRAP_HV_PAGE.TRAP_HV_PAGES_PER_VP + 1) * PAGE),
       traceGpa: take(TRACE_ENTRIES * TrapTrace.size),
       frameInfoGpa: take(nrFrames * 8),
       m2pGpa: take(m2pSize, LARGE_PAGE),

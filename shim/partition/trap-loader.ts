@@ -5,7 +5,18 @@
  * Slots 256 to 271 of the module's own root are what every L4 of the guest gets. The module changes none of these
  * tables but the descriptor windows' L1s.
  */
-import { TRAP, TRAP_BOOT, TRAP_DOM, TRAP_ENGINE, TRAP_FI, TRAP_VA, TRAP_VPA, TrapDomain, TrapVp } from '../../abi/trap';
+import {
+  TRAP,
+  TRAP_BOOT,
+  TRAP_DOM,
+  TRAP_ENGINE,
+  TRAP_FI,
+  TRAP_HV_PORT,
+  TRAP_VA,
+  TRAP_VPA,
+  TrapDomain,
+  TrapVp,
+} from '../../abi/trap';
 import { SHARED_INFO } from '../../abi/xen/shared-info';
 import { VcpuInfo } from '../../abi/xen/vcpu-info';
 import type { GuestMemory } from './guest-memory';
@@ -23,6 +34,7 @@ const PSE = 0x80n;
 const NX = 1n << 63n;
 const TABLE = P | RW | A | D;
 
+const SERIAL_PORT = 0x3f8;
 const LAPIC_GPA = 0xfee0_0000;
 const IOAPIC_GPA = 0xfec0_0000;
 const M2P_INVALID = 0xffff_ffff_ffff_ffffn;
@@ -30,6 +42,8 @@ const M2P_INVALID = 0xffff_ffff_ffff_ffffn;
 const M2P_HOLE = 0x5555_5555_5555_5555n;
 
 export interface TrapStart {
+  /** TRAP_ENGINE_*. */
+  readonly engine: number;
   readonly guestRing: 1 | 3;
   readonly isolateUserRoots: boolean;
   readonly trace: boolean;
@@ -214,7 +228,7 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
     0,
     (start.isolateUserRoots ? TRAP_DOM.TRAP_DOM_ISOLATE_USER : 0) | (start.trace ? TRAP_DOM.TRAP_DOM_TRACE : 0),
   );
-  set.engine(d, 0, TRAP_ENGINE.TRAP_ENGINE_SOFT);
+  set.engine(d, 0, start.engine);
   set.domid(d, 0, start.domid);
   set.nr_frames(d, 0, BigInt(layout.nrFrames));
   set.hole_start(d, 0, BigInt(layout.hole.start));
@@ -238,7 +252,13 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
   set.start_rsi(d, 0, start.rsi);
   set.start_l4(d, 0, BigInt(start.l4Mfn));
   set.image_gpa(d, 0, BigInt(layout.imageGpa));
-  set.doorbell_port(d, 0, 0x3f8);
+  set.hv_pages_gpa(d, 0, BigInt(layout.hvPagesGpa));
+  if (start.engine === TRAP_ENGINE.TRAP_ENGINE_SOFT) {
+    set.doorbell_port(d, 0, SERIAL_PORT);
+  } else {
+    set.doorbell_port(d, 0, TRAP_HV_PORT.TRAP_BELL_PORT);
+    set.call_port(d, 0, TRAP_HV_PORT.TRAP_CALL_PORT);
+  }
   for (const [nr, mask] of start.coldOps) set.cold_ops(d, 0, mask, nr & 63);
 
   for (let vp = 0; vp < layout.nrVps; vp++) {

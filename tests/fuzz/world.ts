@@ -6,7 +6,7 @@
  * page tables in the domain's own memory; a part of them is left for populate_physmap.
  */
 import pino from 'pino';
-import { TRAP_FI, TrapMailbox, TrapVp } from '../../abi/trap';
+import { TRAP_ENGINE, TRAP_FI, TrapMailbox, TrapVp } from '../../abi/trap';
 import { Domain, type DomainEnd } from '../../shim/domain/domain';
 import { TscClock } from '../../shim/domain/tsc-clock';
 import { GuestMemory } from '../../shim/partition/guest-memory';
@@ -33,6 +33,7 @@ const IMAGE: TrapImage = {
 
 class FakePartition implements Partition {
   readonly engine = 'qemu';
+  readonly trapEngine = TRAP_ENGINE.TRAP_ENGINE_SOFT;
   kicks = 0;
   constructor(readonly memory: GuestMemory) {}
   start(_events: PartitionEvents): Promise<void> {
@@ -43,6 +44,9 @@ class FakePartition implements Partition {
   }
   stop(): Promise<void> {
     return Promise.resolve();
+  }
+  exits(): undefined {
+    return undefined;
   }
   describe() {
     return {
@@ -102,6 +106,7 @@ export function makeWorld(options: { ring: 1 | 3; vcpus: number }): World {
   const base = run.mfn;
   const mfn = (pfn: number): number => base + pfn;
   loadTrapModule(memory, layout, IMAGE, {
+    engine: TRAP_ENGINE.TRAP_ENGINE_SOFT,
     guestRing: options.ring,
     isolateUserRoots: false,
     trace: false,

@@ -10,14 +10,15 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
+import { TRAP_ENGINE } from '../../../abi/trap';
 import { GuestMemory } from '../guest-memory';
 import { closeFile, createSealedFile, createSocketPair } from '../host';
 import { nativeFile } from '../native-files';
 import type { Partition, PartitionDescription, PartitionEvents, PartitionExit } from '../partition';
+import { ramRegions } from '../ram-layout';
 import { Bell } from './bell';
 import { findQemu, type QemuBinary, QemuUnusableError } from './binary';
 import { commandLine, type QemuMachine } from './command-line';
-import { ramRegions } from './ram-layout';
 
 export interface QemuPartitionOptions extends QemuMachine {
   /** The QEMU to use instead of the one in PATH. */
@@ -58,6 +59,7 @@ export function classifyExit(
 
 export class QemuPartition implements Partition {
   readonly engine = 'qemu';
+  readonly trapEngine = TRAP_ENGINE.TRAP_ENGINE_SOFT;
   readonly memory: GuestMemory;
   private readonly binary: Promise<QemuBinary>;
   private version = 'not started';
@@ -136,6 +138,11 @@ export class QemuPartition implements Partition {
   /** The one serial line interrupts VP 0, which passes the kick on. */
   kick(_vp: number): void {
     this.bell?.kick();
+  }
+
+  /** There is nothing to leave for in an emulator. */
+  exits(): undefined {
+    return undefined;
   }
 
   async stop(): Promise<void> {

@@ -7,7 +7,7 @@ import { readClocks } from '../../../shim/partition/host';
 import { packageRoot } from '../../../shim/partition/native-files';
 import type { PartitionExit } from '../../../shim/partition/partition';
 import { QemuPartition, type QemuPartitionOptions } from '../../../shim/partition/qemu/qemu-partition';
-import { HIGH_RAM_START, LOW_RAM_LIMIT } from '../../../shim/partition/qemu/ram-layout';
+import { HIGH_RAM_START, LOW_RAM_LIMIT } from '../../../shim/partition/ram-layout';
 import { command, control, loadGuest } from './guest';
 
 const MIB = 2 ** 20;

@@ -3,7 +3,7 @@ import { checkVersion, QemuUnusableError } from '../../../shim/partition/qemu/bi
 import { commandLine } from '../../../shim/partition/qemu/command-line';
 import { parseCpuHelp } from '../../../shim/partition/qemu/cpu-models';
 import { classifyExit } from '../../../shim/partition/qemu/qemu-partition';
-import { ramRegions } from '../../../shim/partition/qemu/ram-layout';
+import { ramRegions } from '../../../shim/partition/ram-layout';
 
 const machine = { memoryBytes: 512 * 2 ** 20, vpCount: 1 };
 

@@ -1,0 +1,91 @@
+/**
+ * The engines: which one runs a partition here, and why.
+ *
+ * `auto` takes kvm where it is fit (Hyper-V emulation, ring 0 on hardware), else qemu. An engine that is asked for by
+ * name is refused where it is not fit, with the reason, unless forced. Each engine is loaded only when it is looked at.
+ */
+import { access } from 'node:fs/promises';
+import type { Partition } from './partition';
+import type { QemuPartitionOptions } from './qemu/qemu-partition';
+
+export const ENGINE_CHOICES = ['auto', 'kvm', 'qemu'] as const;
+export type EngineChoice = (typeof ENGINE_CHOICES)[number];
+
+/** What any engine needs to know; the rest is the qemu engine's alone. */
+export type PartitionOptions = Omit<QemuPartitionOptions, 'qemu' | 'binary' | 'hugePages'>;
+
+export interface ChosenEngine {
+  readonly name: 'kvm' | 'qemu';
+  /** For the log. */
+  readonly why: string;
+  /** Does guest code run on the host's processor itself? */
+  readonly onHostCpu: boolean;
+  /** Names of the processor models that can be asked for; absent where there is only the host's processor. */
+  readonly cpuModels?: () => Promise<string[]>;
+  /** Makes a partition's memory; nothing runs before start(). */
+  create(options: PartitionOptions): Promise<Partition>;
+}
+
+/** An engine that was asked for cannot be used here. */
+export class EngineUnfitError extends Error {
+  override readonly name = 'EngineUnfitError';
+}
+
+const KVM_DEVICE = '/dev/kvm';
+
+async function qemu(why: string): Promise<ChosenEngine> {
+  const [{ findQemu }, { cpuModels }, { QemuPartition }] = await Promise.all([
+    import('./qemu/binary.js'),
+    import('./qemu/cpu-models.js'),
+    import('./qemu/qemu-partition.js'),
+  ]);
+  // Looking for it takes as long as loading a kernel: start() says what is wrong.
+  const found = findQemu();
+  found.catch(() => undefined);
+  return {
+    name: 'qemu',
+    why,
+    onHostCpu: false,
+    cpuModels: async () => cpuModels(await found),
+    create: async (options) => new QemuPartition({ ...options, binary: found }),
+  };
+}
+
+async function kvm(hyperv: boolean, why: string): Promise<ChosenEngine> {
+  return {
+    name: 'kvm',
+    why,
+    onHostCpu: true,
+    create: async ({ memoryBytes, vpCount }) => {
+      const { KvmPartition } = await import('./kvm/kvm-partition.js');
+      return new KvmPartition({ memoryBytes, vpCount, hyperv });
+    },
+  };
+}
+
+/** Chooses. EngineUnfitError: the engine that was asked for cannot be used, or only by force. */
+export async function chooseEngine(asked: EngineChoice, force = false): Promise<ChosenEngine> {
+  if (asked === 'qemu') return qemu('asked for');
+  if (asked === 'auto') {
+    const missing = await access(KVM_DEVICE).then(
+      () => false,
+      () => true,
+    );
+    if (missing) return qemu(`there is no ${KVM_DEVICE}`);
+  }
+  const { probeKvm } = await import('./kvm/probe.js');
+  const probe = await probeKvm({ measure: asked === 'auto' ? 'if-fit' : 'always' });
+  const problem = probe.impossible ?? probe.unfit;
+  if (asked === 'auto') {
+    return problem === undefined
+      ? kvm(true, `${KVM_DEVICE} is fit for it`)
+      : qemu(`the kvm engine will not do: ${problem}`);
+  }
+  if (probe.impossible !== undefined) throw new EngineUnfitError(`the kvm engine cannot be used: ${probe.impossible}`);
+  if (probe.unfit !== undefined && !force) {
+    throw new EngineUnfitError(
+      `the kvm engine is not fit for use here: ${probe.unfit}. '--engine qemu' works; --force runs it nevertheless, for tests`,
+    );
+  }
+  return kvm(probe.hyperv, probe.unfit === undefined ? 'asked for' : `forced, although ${probe.unfit}`);
+}
