@@ -44,7 +44,7 @@ try {
   process.exitCode = await main();
 } catch (error) {
   if (error instanceof UsageError) process.stderr.write(`xenlighten: ${error.message}\n${USAGE}`);
-  else if (error instanceof CommandError) say(`lab: ${error.message}`);
+  else if (error instanceof CommandError || error.code !== undefined) say(`lab: ${error.message}`);
   else throw error;
   process.exitCode = STATUS_LAB_FAILED;
 }

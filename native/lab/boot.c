@@ -83,6 +83,16 @@ static void loopback_up(void)
     close(fd);
 }
 
+/* Guests' memory is a memfd, which gets no 2 MB pages unless this is said; and a nested page fault costs 100 us. */
+static void allow_huge_pages(void)
+{
+    static const char file[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled", always[] = "always";
+    int fd = open(file, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, always, strlen(always)) < 0)
+        give_up("%s: %s", file, strerror(errno));
+    close(fd);
+}
+
 void boot(void)
 {
     mount_or_give_up("devtmpfs", "/dev", "devtmpfs", 0, NULL);
@@ -106,4 +116,5 @@ void boot(void)
     if (sethostname("lab", 3) < 0)
         give_up("sethostname: %s", strerror(errno));
     loopback_up();
+    allow_huge_pages();
 }

@@ -4,13 +4,11 @@ import { EventEmitter } from 'node:events';
 import { fail } from '../progress.mjs';
 
 /** Booting takes 4 to 10 s; a machine with a load of its own takes longer. */
-const BOOT_MS = 180_000;
-const SERIAL_KEPT = 16_384;
+const BOOT_MS = 120_000;
+const SERIAL_KEPT = 65_536;
+const LINES_SHOWN = 12;
 
-/**
- * Emits 'ready', 'started', 'beat', 'ended' ({ status, outputBytes }) and 'failed' (text), each as L1 says it.
- * `beats` of a line that is not one of these is 'failed' too.
- */
+/** Emits 'ready', 'started', 'beat', 'ended' ({ status, stdoutBytes, stderrBytes }) and 'failed' (why), as L1 says them. */
 export class Conversation extends EventEmitter {
   constructor(machine, kernelLog) {
     super();
@@ -64,10 +62,11 @@ export class Conversation extends EventEmitter {
     this.machine.control.write(Buffer.concat([Buffer.from(`${body.length}\n`), body]));
   }
 
-  /** The last lines of the kernel's and QEMU's own messages, for a report. */
+  /** What L1's kernel and QEMU said last, for a report; of a crash, its beginning. */
   lastWords() {
     const lines = `${this.serial}\n${this.machine.complaint}`.split('\n').filter((line) => line.trim() !== '');
-    return lines.slice(-12).join('\n');
+    const crash = lines.findIndex((line) => /Kernel panic|BUG:|Oops|general protection/.test(line));
+    return (crash < 0 ? lines.slice(-LINES_SHOWN) : lines.slice(crash, crash + LINES_SHOWN)).join('\n');
   }
 }
 

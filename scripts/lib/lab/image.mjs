@@ -9,15 +9,16 @@
 import { createHash } from 'node:crypto';
 import {
   cpSync,
+  createReadStream,
   existsSync,
   lstatSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   realpathSync,
   renameSync,
   rmSync,
+  statfsSync,
   statSync,
   symlinkSync,
   truncateSync,
@@ -29,8 +30,9 @@ import path from 'node:path';
 import { cacheDirectory, debianKernel, unpackModules } from '../debian-kernel.mjs';
 import { withLock } from '../lock.mjs';
 import { compiler } from '../native.mjs';
-import { fail, root, run, runAsync, timed, which } from '../progress.mjs';
+import { fail, root, run, runAsync, say, timed, which } from '../progress.mjs';
 import { loadOrder, wantedModules } from './modules.mjs';
+import { discard, temporaryName } from './temporary.mjs';
 
 const require = createRequire(import.meta.url);
 
@@ -38,6 +40,8 @@ const require = createRequire(import.meta.url);
 const RECIPE = 1;
 /** Directories of earlier recipes, compilers, versions of Node.js that are kept, for a switch back and forth. */
 const KEPT = 2;
+/** At the time when all modules of a kernel are unpacked; about half remains. */
+const NEEDED_MB = 900;
 const DIRECTORIES =
   'bin dev etc lib lib64 proc project root run sbin share sys tmp usr/bin usr/lib usr/sbin var/tmp'.split(' ');
 
@@ -61,7 +65,8 @@ async function modulesOf(image) {
   if (existsSync(orderFile) && read().wanted.join() === wantedModules.join()) {
     return read().order.map((name) => ({ name, file: path.join(directory, name) }));
   }
-  const work = mkdtempSync(path.join(cache('modules'), '.work-'));
+  const work = temporaryName(path.join(cache('modules'), 'work'));
+  mkdirSync(work);
   try {
     await unpackModules(image, work);
     const [release] = readdirSync(path.join(work, 'lib/modules'));
@@ -78,7 +83,7 @@ async function modulesOf(image) {
     rmSync(directory, { recursive: true, force: true });
     renameSync(chosen, directory);
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    discard(work);
   }
   return read().order.map((name) => ({ name, file: path.join(directory, name) }));
 }
@@ -170,6 +175,12 @@ async function makeKernel(output, image) {
   writeFileSync(output, elf);
 }
 
+function checkSpace() {
+  const { bavail, bsize } = statfsSync(cache());
+  const left = Math.floor((bavail * bsize) / 2 ** 20);
+  if (left < NEEDED_MB) fail(`${cache()} has only ${left} MB left: making the lab needs ${NEEDED_MB} MB there`);
+}
+
 function prune(keep) {
   const images = cache('images');
   const others = readdirSync(images)
@@ -194,11 +205,14 @@ export async function labImage() {
   const key = hash.digest('hex').slice(0, 16);
   const directory = path.join(cache('images'), key);
   if (!existsSync(directory)) {
-    await withLock(path.join(cache(), '.lock'), async () => {
-      if (existsSync(directory)) return;
-      await build(directory, kernel, files);
-      prune(key);
-    });
+    await timed('making the lab', () =>
+      withLock(path.join(cache(), '.lock'), async () => {
+        if (existsSync(directory)) return;
+        checkSpace();
+        await build(directory, kernel, files);
+        prune(key);
+      }),
+    );
   }
   const now = new Date();
   utimesSync(directory, now, now);
@@ -207,16 +221,45 @@ export async function labImage() {
 
 async function build(directory, kernel, files) {
   const modules = await modulesOf(kernel);
-  const work = mkdtempSync(path.join(cache('images'), '.work-'));
+  const work = temporaryName(path.join(cache('images'), 'work'));
+  mkdirSync(work);
   try {
     const init = path.join(work, 'init');
     await compileInit(init);
     await makeInitrd(path.join(work, 'initrd'), init, modules);
+    rmSync(init);
     await timed("unpacking the lab's kernel", () => makeKernel(path.join(work, 'vmlinux'), kernel));
     await timed("making the lab's root image", () => makeRoot(path.join(work, 'root.img'), files));
     mkdirSync(path.join(work, 'nothing'));
+    writeFileSync(path.join(work, 'sums.json'), JSON.stringify(await sums(work)));
     renameSync(work, directory);
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    discard(work);
   }
+}
+
+/** SHA-256 of the files that L1 boots from. */
+async function sums(directory) {
+  const found = {};
+  for (const name of ['vmlinux', 'initrd', 'root.img']) {
+    const hash = createHash('sha256');
+    for await (const chunk of createReadStream(path.join(directory, name))) hash.update(chunk);
+    found[name] = hash.digest('hex');
+  }
+  return found;
+}
+
+/** Removes an image whose files are not what they were when it was made, so that it is made again. */
+export async function discardIfDamaged(directory) {
+  let damaged;
+  try {
+    const wanted = JSON.parse(readFileSync(path.join(directory, 'sums.json'), 'utf8'));
+    const found = await sums(directory);
+    damaged = Object.keys(found).some((name) => found[name] !== wanted[name]);
+  } catch {
+    damaged = true;
+  }
+  if (!damaged) return;
+  say(`lab: ${directory} is damaged: making it anew`);
+  rmSync(directory, { recursive: true, force: true });
 }

@@ -18,6 +18,7 @@ the working directory; what is written to it is lost, unless --write is given.
   --no-snapshot        boot instead of resuming a snapshot
   --cpu FEATURES       change the processor, as in +avx,-xsave
   --one-thread         emulate all processors with one thread: slower; safe for tracing with several
+  --hang-after SECONDS give up on a nested Linux that has shown no sign of life for that time (default 30)
   --verbose            say what is done when
 
 Exit status: COMMAND's own (128 + N when signal N ended it); 124 when it took too long; 125 when the lab failed;
@@ -46,6 +47,9 @@ function directory(option, text) {
 const TAKERS = {
   '--timeout': (options, text) => {
     options.timeout = number('--timeout', text, 0, 86_400) || undefined;
+  },
+  '--hang-after': (options, text) => {
+    options.hangAfter = number('--hang-after', text, 3, 3600);
   },
   '--smp': (options, text) => {
     options.smp = number('--smp', text, 1, 16);
@@ -98,6 +102,7 @@ export function parseOptions(args) {
     directory: '/project',
     env: {},
     timeout: 300,
+    hangAfter: 30,
     smp: 2,
     mem: 2048,
     cpu: '',

@@ -4,11 +4,14 @@
  * L1 may hang through no fault of the command (CONTRIBUTING.md, "The lab"); so it must give a sign of life every few
  * seconds, and is started once more where that cannot be noticed: when the command has not said or changed anything.
  */
-import { createWriteStream } from 'node:fs';
+import { createWriteStream, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { cacheDirectory } from '../debian-kernel.mjs';
-import { root, say } from '../progress.mjs';
+import { CommandError, root, say } from '../progress.mjs';
 import { Conversation } from './conversation.mjs';
-import { labImage } from './image.mjs';
+import { whereProcessorsAre } from './hang-report.mjs';
+import { discardIfDamaged, labImage } from './image.mjs';
 import { Machine } from './machine.mjs';
 import { labSnapshot } from './snapshot.mjs';
 
@@ -16,10 +19,8 @@ export const STATUS_TIMEOUT = 124;
 export const STATUS_LAB_FAILED = 125;
 
 /** From the request to the command's start, with a snapshot and without. */
-const RESUME_MS = 60_000;
-const BOOT_MS = 180_000;
-/** L1 gives a sign of life every second; on a busy machine some take long. */
-const SILENCE_MS = 30_000;
+const RESUME_S = 60;
+const BOOT_S = 120;
 /** For output that L1 has sent before it reported the command's end. */
 const DELIVERY_MS = 10_000;
 
@@ -63,88 +64,130 @@ function environment(options) {
   };
 }
 
-/** Runs L1 once. Resolves with { kind, ... }: 'ended' (status), 'timeout', 'hang', 'failed', 'gone' (why), 'signal'. */
-async function attempt(image, options, cancelled, kernelLog) {
+/**
+ * Calls `bark` after so many seconds without `feed`. Counts ticks of our own: when this process was held up (by a slow
+ * reader of its output, or the whole machine by its lid), what L1 said meanwhile has not been read yet.
+ */
+class Watchdog {
+  constructor(bark) {
+    this.left = Number.POSITIVE_INFINITY;
+    this.timer = setInterval(() => {
+      this.left--;
+      if (this.left < 0) bark(this.allowed);
+    }, 1000);
+  }
+
+  feed(seconds) {
+    this.allowed = seconds;
+    this.left = seconds;
+  }
+
+  stop() {
+    clearInterval(this.timer);
+  }
+}
+
+/** Waits for what becomes of a command: { kind, why?, status?, ... }, see `attempt`. */
+function watch(machine, conversation, options, cancellation) {
+  let started = false;
+  let timer;
+  const outcome = new Promise((resolve) => {
+    const watchdog = new Watchdog((seconds) => resolve({ kind: 'hang', why: `no sign of life for ${seconds} s` }));
+    watchdog.feed(options.snapshot === undefined ? BOOT_S : RESUME_S);
+    conversation.on('started', () => {
+      started = true;
+      options.phase('the command starts');
+      watchdog.feed(options.hangAfter);
+      if (options.timeout !== undefined) timer = setTimeout(() => resolve({ kind: 'timeout' }), options.timeout * 1000);
+    });
+    conversation.on('beat', () => {
+      if (started) watchdog.feed(options.hangAfter);
+    });
+    conversation.once('ended', (end) => resolve({ kind: 'ended', ...end }));
+    conversation.once('failed', (why) => resolve({ kind: 'failed', why }));
+    machine.ended.then(({ status, signal }) =>
+      resolve({ kind: 'gone', why: `QEMU ended (${signal ?? `exit status ${status}`})` }),
+    );
+    cancellation.handler = (signal) => resolve({ kind: 'signal', signal });
+    conversation.once('forget', () => watchdog.stop());
+  });
+  return outcome.then((found) => {
+    conversation.emit('forget');
+    clearTimeout(timer);
+    return { ...found, started };
+  });
+}
+
+/**
+ * Runs L1 once. Resolves with { kind, started, said, report }; kind is 'ended' (with status), 'timeout', 'signal' (with
+ * its number), 'hang', 'failed' or 'gone' (with why).
+ */
+async function attempt(image, options, cancellation, kernelLog) {
   const machine = new Machine(image, options);
   const conversation = new Conversation(machine, kernelLog);
   const stdout = new Outlet(machine.stdout, process.stdout);
   const stderr = new Outlet(machine.stderr, process.stderr);
-  const timers = new Set();
-  const after = (ms, body) => {
-    const timer = setTimeout(body, ms);
-    timers.add(timer);
-    return timer;
-  };
   try {
-    const outcome = await new Promise((resolve) => {
-      const limit = options.snapshot === undefined ? BOOT_MS : RESUME_MS;
-      let watchdog = after(limit, () => resolve({ kind: 'hang', why: `no start within ${limit / 1000} s` }));
-      let started = false;
-      const alive = () => {
-        clearTimeout(watchdog);
-        const silent = () => resolve({ kind: 'hang', started, why: `no sign of life for ${SILENCE_MS / 1000} s` });
-        watchdog = after(SILENCE_MS, silent);
-      };
-      conversation.on('started', () => {
-        started = true;
-        options.phase('the command starts');
-        alive();
-        if (options.timeout !== undefined) after(options.timeout * 1000, () => resolve({ kind: 'timeout' }));
-      });
-      conversation.on('beat', () => {
-        if (started) alive();
-      });
-      conversation.once('ended', (end) => resolve({ kind: 'ended', ...end }));
-      conversation.once('failed', (why) => resolve({ kind: 'failed', started, why }));
-      machine.ended.then(({ status, signal }) =>
-        resolve({ kind: 'gone', started, why: `QEMU ended (${signal ?? `exit status ${status}`})` }),
-      );
-      cancelled.then((signal) => resolve({ kind: 'signal', signal }));
-      conversation.request({
-        command: options.command,
-        directory: options.directory,
-        environment: environment(options),
-        projectWritable: options.projectWritable,
-        hasShare: options.share !== undefined,
-      });
+    conversation.request({
+      command: options.command,
+      directory: options.directory,
+      environment: environment(options),
+      projectWritable: options.projectWritable,
+      hasShare: options.share !== undefined,
     });
+    let outcome = await watch(machine, conversation, options, cancellation);
     if (outcome.kind === 'ended') {
       const whole = await Promise.all([stdout.complete(outcome.stdoutBytes), stderr.complete(outcome.stderrBytes)]);
-      if (whole.includes(false)) return { kind: 'failed', started: true, why: 'a part of the output is missing' };
+      if (whole.includes(false))
+        outcome = { ...outcome, kind: 'failed', why: "a part of the command's output is missing" };
     }
-    return { ...outcome, said: stdout.bytes + stderr.bytes > 0, lastWords: conversation.lastWords() };
+    const report = [conversation.lastWords()];
+    if (outcome.kind === 'hang') report.unshift(await whereProcessorsAre(machine, path.join(image, 'vmlinux')));
+    return {
+      ...outcome,
+      said: stdout.bytes + stderr.bytes > 0,
+      report: report.filter((text) => text !== '').join('\n'),
+    };
   } finally {
-    for (const timer of timers) clearTimeout(timer);
     await machine.kill();
+    cancellation.handler = undefined;
   }
 }
 
-/** Resolves with the number of the first signal that asks this process to end. */
-function cancellation() {
-  return new Promise((resolve) => {
-    process.once('SIGINT', () => resolve(2));
-    process.once('SIGTERM', () => resolve(15));
-    process.once('SIGHUP', () => resolve(1));
+/**
+ * What asks this process to end: a signal, or that nobody reads its output any more. While L1 runs, that is for
+ * `attempt` to deal with; at other times this process ends at once, which also ends its children.
+ */
+class Cancellation {
+  handler = undefined;
+  constructor() {
+    for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, () => this.cancel(os.constants.signals[name]));
     for (const stream of [process.stdout, process.stderr]) {
-      // Whoever read our output is gone.
-      stream.on('error', () => resolve(13));
+      stream.on('error', () => this.cancel(os.constants.signals.SIGPIPE));
     }
-  });
+  }
+
+  cancel(signal) {
+    if (this.handler === undefined) process.exit(128 + signal);
+    this.handler(signal);
+  }
 }
 
+const FAILURES = new Set(['hang', 'failed', 'gone']);
+
+/** Would nobody notice that the command was started twice? */
 function mayRestart(outcome, options) {
-  if (!['hang', 'failed', 'gone'].includes(outcome.kind)) return false;
   if (!outcome.started) return true;
   return outcome.kind === 'hang' && !outcome.said && !options.projectWritable && options.share === undefined;
 }
 
 /**
  * Runs options.command in L1 and resolves with the exit status for it. Options: command, directory, env, timeout
- * (seconds), smp, mem (MB), cpu, threads ('multi' or 'single'), projectWritable, share, kernelLog, useSnapshot, qemu,
+ * (seconds), hangAfter (seconds), smp, mem (MB), cpu, threads ('multi' or 'single'), projectWritable, share, kernelLog, useSnapshot, qemu,
  * phase (called with what has been reached).
  */
 export async function runInLab(options) {
-  const cancelled = cancellation();
+  const cancellation = new Cancellation();
   const log = options.kernelLog === undefined ? undefined : createWriteStream(options.kernelLog);
   const shares = {
     project: { directory: root, writable: options.projectWritable },
@@ -152,21 +195,42 @@ export async function runInLab(options) {
     ...(options.share === undefined ? {} : { share: { directory: options.share, writable: true } }),
   };
   for (let tries = 1; ; tries++) {
-    const image = await labImage();
-    options.phase('the image is there');
-    const snapshot = options.useSnapshot && tries === 1 ? await labSnapshot(image, options) : undefined;
+    const { image, snapshot } = await prepare(options);
     options.phase(snapshot === undefined ? 'booting' : 'resuming');
-    const outcome = await attempt(image, { ...options, shares, snapshot }, cancelled, (text) =>
-      log?.write(text, 'latin1'),
-    );
+    const run = { ...options, shares, snapshot };
+    const outcome = await attempt(image, run, cancellation, (text) => log?.write(text, 'latin1'));
     options.phase(outcome.kind);
-    if (tries === 1 && mayRestart(outcome, options)) {
-      say(`the lab's Linux hangs or failed (${outcome.why}): starting it once more`);
-      continue;
+    if (FAILURES.has(outcome.kind)) {
+      // What the lab was made from may be damaged.
+      if (snapshot !== undefined) rmSync(snapshot, { force: true });
+      if (!outcome.started) await discardIfDamaged(image);
+      if (tries === 1 && mayRestart(outcome, options)) {
+        say(`lab: ${describe(outcome)}: starting it once more`);
+        continue;
+      }
     }
     log?.end();
     return conclude(outcome, options);
   }
+}
+
+/** The image and, if wanted, a snapshot; tries twice, because L1 may hang in its boot as well. */
+async function prepare(options, isLast = false) {
+  const image = await labImage();
+  options.phase('the image is there');
+  if (!options.useSnapshot) return { image };
+  try {
+    return { image, snapshot: await labSnapshot(image, options) };
+  } catch (error) {
+    if (!(error instanceof CommandError) || isLast) throw error;
+    say(`lab: ${error.message}\nlab: trying it once more`);
+    await discardIfDamaged(image);
+    return prepare(options, true);
+  }
+}
+
+function describe(outcome) {
+  return `its Linux ${outcome.kind === 'hang' ? 'hangs' : 'failed'}: ${outcome.why}`;
 }
 
 function conclude(outcome, options) {
@@ -178,10 +242,8 @@ function conclude(outcome, options) {
       return STATUS_TIMEOUT;
     case 'signal':
       return 128 + outcome.signal;
-    default: {
-      const what = outcome.kind === 'hang' ? 'its Linux hangs' : 'its Linux failed';
-      say(`lab: ${what}: ${outcome.why}${outcome.lastWords === '' ? '' : `\n${outcome.lastWords}`}`);
+    default:
+      say(`lab: ${describe(outcome)}${outcome.report === '' ? '' : `\n${outcome.report}`}`);
       return STATUS_LAB_FAILED;
-    }
   }
 }
