@@ -27,8 +27,9 @@ function stamp(name) {
 
 async function typescript() {
   const done = stamp('typescript');
-  if (upToDate([done.relative, 'dist'], ['abi', 'shim', 'scripts', 'tsconfig.json'], /\.ts$|tsconfig\.json$/))
-    return true;
+  // dist/ itself keeps its time when the compiler writes into its folders.
+  const sources = ['abi', 'shim', 'scripts', 'tsconfig.json'];
+  if (exists('dist/shim') && upToDate([done.relative], sources, /\.ts$|tsconfig\.json$/)) return true;
   if (!exists('node_modules/typescript')) {
     if (exists('dist/shim')) return true;
     fail("TypeScript is not installed: run 'npm ci' (without --omit=dev) first");

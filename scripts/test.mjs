@@ -9,6 +9,7 @@ import {
   e2ePackages,
   ensureApt,
   ensureNodeModules,
+  labPackages,
   runPackages,
 } from './lib/ensure.mjs';
 import { noTests, runSuite, totalLine } from './lib/jest.mjs';
@@ -19,7 +20,7 @@ const suites = ['unit', 'conformance', 'e2e', 'fuzz'];
 runMain(async () => {
   const asked = process.argv.slice(2).filter((argument) => suites.includes(argument));
   const chosen = asked.length > 0 ? asked : suites;
-  const more = { conformance: conformancePackages, e2e: e2ePackages };
+  const more = { conformance: conformancePackages, e2e: [...e2ePackages, ...labPackages] };
   await ensureApt([...buildPackages, ...runPackages, ...chosen.flatMap((suite) => more[suite] ?? [])]);
   await ensureNodeModules();
   run(process.execPath, ['scripts/build.mjs']);

@@ -13,7 +13,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import path from 'node:path';
-import { root } from '../progress.mjs';
+import { CommandError, root } from '../progress.mjs';
 
 const QMP_FD = 3;
 const CONTROL_FD = 4;
@@ -21,6 +21,8 @@ const STDOUT_FD = 5;
 const STDERR_FD = 6;
 const SERIAL_FD = 7;
 const INCOMING_FD = 8;
+
+const MONITOR_GONE = "QEMU's monitor is gone";
 
 const CPU = 'qemu64,+svm,+npt,+rdtscp,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq,+lahf-lm,+erms,+fsgsbase';
 
@@ -66,7 +68,7 @@ function commandLine(image, { smp, mem, cpu = '', threads, shares }) {
     ...['-accel', `tcg,thread=${threads},tb-size=512`, '-cpu', CPU + (cpu === '' ? '' : `,${cpu}`)],
     ...['-smp', `${smp},sockets=1,cores=${smp},threads=1`, '-m', `${mem}`],
     ...['-machine', 'q35,sata=off,usb=off,smbus=off', '-nodefaults', '-no-user-config', '-display', 'none'],
-    ...['-no-reboot', '-name', 'xenlighten-lab'],
+    '-no-reboot',
     ...['-kernel', path.join(image, 'vmlinux'), '-initrd', path.join(image, 'initrd'), '-append', KERNEL_ARGUMENTS],
     ...['-chardev', `socket,id=serial,fd=${SERIAL_FD}`, '-serial', 'chardev:serial'],
     ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
@@ -87,7 +89,12 @@ export class Machine {
   /** Starts QEMU. `snapshot` is a file to resume instead of booting. */
   constructor(image, options) {
     const incoming = options.snapshot === undefined ? 'ignore' : openSync(options.snapshot, 'r');
-    const args = [...commandLine(image, options), ...(incoming === 'ignore' ? [] : ['-incoming', `fd:${INCOMING_FD}`])];
+    const args = [
+      '-name',
+      `xenlighten-lab-${process.pid}`,
+      ...commandLine(image, options),
+      ...(incoming === 'ignore' ? [] : ['-incoming', `fd:${INCOMING_FD}`]),
+    ];
     const launcher = path.join(root, 'build/Release/xl-launch');
     this.child = spawn(launcher, [`${process.pid}`, '--', options.qemu, ...args], {
       cwd: '/',
@@ -126,14 +133,17 @@ export class Machine {
   }
 }
 
-/** QEMU's monitor protocol: one command at a time, events by name. */
+/** QEMU's monitor protocol: commands one after the other, events ignored. */
 class Qmp {
   constructor(stream) {
     this.stream = stream;
     this.waiting = [];
-    this.greeted = new Promise((resolve) => {
+    this.greeted = new Promise((resolve, reject) => {
       this.greet = resolve;
+      stream.once('close', () => reject(new CommandError(MONITOR_GONE)));
     });
+    // Whoever executes something hears of it.
+    this.greeted.catch(() => undefined);
     let text = '';
     stream.setEncoding('utf8').on('data', (chunk) => {
       text += chunk;
@@ -143,17 +153,18 @@ class Qmp {
       }
     });
     stream.once('close', () => {
-      for (const { reject } of this.waiting.splice(0)) reject(new Error("QEMU's monitor is gone"));
+      for (const { reject } of this.waiting.splice(0)) reject(new CommandError(MONITOR_GONE));
     });
   }
 
   hear(message) {
     if ('QMP' in message) this.greet(this.send('qmp_capabilities'));
     else if ('return' in message) this.waiting.shift()?.resolve(message.return);
-    else if ('error' in message) this.waiting.shift()?.reject(new Error(message.error.desc));
+    else if ('error' in message) this.waiting.shift()?.reject(new CommandError(`QEMU says: ${message.error.desc}`));
   }
 
   send(execute, args = {}) {
+    if (this.stream.destroyed) return Promise.reject(new CommandError(MONITOR_GONE));
     return new Promise((resolve, reject) => {
       this.waiting.push({ resolve, reject });
       this.stream.write(`${JSON.stringify({ execute, arguments: args })}\n`);
