@@ -12,6 +12,7 @@ export interface DomainInfo {
   /** Process that serves the domain. */
   readonly pid: number;
   readonly memoryMiB: number;
+  /** Those that are up. */
   readonly vcpus: number;
   /** running: a vCPU runs; blocked: all of them wait for events. */
   readonly state: 'running' | 'blocked';
@@ -32,16 +33,18 @@ export interface DomainInfo {
 export function vcpuTimes(
   vps: readonly Buffer[],
   systemTimeNs: number,
-): { readonly state: DomainInfo['state']; readonly cpuSeconds: number } {
+): Pick<DomainInfo, 'vcpus' | 'state' | 'cpuSeconds'> {
   let state: DomainInfo['state'] = 'blocked';
   let ns = 0;
+  let vcpus = 0;
   for (const vp of vps) {
     const view = new DataView(vp.buffer, vp.byteOffset, vp.byteLength);
-    if (TrapVp.get.online(view, 0) === 0) continue;
+    const up = TrapVp.get.online(view, 0) !== 0;
+    if (up) vcpus++;
     ns += Number(TrapVp.get.runstate_time(view, 0, RUNSTATE.RUNSTATE_running));
-    if (TrapVp.get.runstate(view, 0) !== RUNSTATE.RUNSTATE_running) continue;
+    if (!up || TrapVp.get.runstate(view, 0) !== RUNSTATE.RUNSTATE_running) continue;
     state = 'running';
     ns += Math.max(0, systemTimeNs - Number(TrapVp.get.runstate_entry(view, 0)));
   }
-  return { state, cpuSeconds: ns / 1e9 };
+  return { vcpus, state, cpuSeconds: ns / 1e9 };
 }

@@ -417,7 +417,6 @@ export class Domain {
       uuid: this.uuid,
       pid: process.pid,
       memoryMiB: Math.round(this.xen.nrPages / 256),
-      vcpus: this.layout.nrVps,
       ...vcpuTimes(this.vpBlocks(), systemTimeNs),
       uptimeMs: Date.now() - this.startedAt,
       engine: this.partition.engine,

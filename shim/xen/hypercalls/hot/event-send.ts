@@ -3,8 +3,8 @@
  * xen-pv-abi section 6.8, 2-level and FIFO.
  *
  * Normally the trap module does all this. Here it runs only for `--cold event_channel_op` and in tests that compare the
- * two. Every change of a shared word is a locked operation. The FIFO queue tails are private to the hypervisor
- * (trap_vp.fifo_tail) and under locks of the module's: with more than one vCPU, the module is asked to link the port.
+ * two. Every change of a shared word is a locked operation. With more than one vCPU the module is asked to make the port
+ * pending: the FIFO queues' tails (trap_vp.fifo_tail) are under locks of its own, and it knows who polls.
  */
 import { TRAP_PORT } from '../../../../abi/trap';
 import { XEN_ERRNO as E } from '../../../../abi/xen/errno';
@@ -109,7 +109,9 @@ function raiseFifo(d: XenDomain, port: number, vcpu: number, priority: number): 
 export function evtchnRaise(d: XenDomain, port: number): void {
   const entry = d.evtchn.get(port);
   if (entry === undefined) return;
-  if (d.evtchn.fifo) raiseFifo(d, port, entry.vcpu, entry.priority);
+  // The module also knows which other vCPU polls the port.
+  if (d.nrVcpus > 1) d.host.raisePort(entry.vcpu, port);
+  else if (d.evtchn.fifo) raiseFifo(d, port, entry.vcpu, entry.priority);
   else raise2l(d, port, entry.vcpu);
 }
 
