@@ -24,7 +24,14 @@ const INCOMING_FD = 8;
 
 const MONITOR_GONE = "QEMU's monitor is gone";
 
-const CPU = 'qemu64,+svm,+npt,+rdtscp,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq,+lahf-lm,+erms,+fsgsbase';
+/**
+ * What guests may want to use beyond the oldest 64-bit processor. Not on purpose: BMI1, BMI2 (QEMU 7.2 computes some of
+ * it wrong, zstd fails), XSAVE without XSAVEOPT (Debian's kernel does not boot).
+ */
+const CPU = [
+  'qemu64,+svm,+npt,+rdtscp,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq,+lahf-lm,+erms,+fsgsbase',
+  '+xsave,+xsaveopt,+xgetbv1,+avx',
+].join(',');
 
 const KERNEL_ARGUMENTS = [
   'console=ttyS0 quiet loglevel=4',

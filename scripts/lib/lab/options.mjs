@@ -16,7 +16,7 @@ the working directory; what is written to it is lost, unless --write is given.
   --share DIRECTORY    make a directory of this machine available as /share, writable
   --kernel-log FILE    keep the nested kernel's messages
   --no-snapshot        boot instead of resuming a snapshot
-  --cpu FEATURES       change the processor, as in +avx,-xsave
+  --cpu FEATURES       change the processor, as in +avx2,-xsave
   --one-thread         emulate all processors with one thread: slower; safe for tracing with several
   --hang-after SECONDS give up on a nested Linux that has shown no sign of life for that time (default 30)
   --verbose            say what is done when
@@ -75,7 +75,7 @@ const TAKERS = {
   },
   '--cpu': (options, text) => {
     if (!/^[+-][\w.-]+(,[+-][\w.-]+)*$/.test(text))
-      throw new UsageError(`--cpu ${text}: such as +avx,-xsave is wanted`);
+      throw new UsageError(`--cpu ${text}: such as +avx2,-xsave is wanted`);
     options.cpu = text;
   },
 };
