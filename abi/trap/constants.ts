@@ -124,6 +124,9 @@ export const TRAP_HV_PORT = constants(SPEC, {
   TRAP_HV_FLAG: 1,
   /** OUT to it waits outside the guest until the VP's next kick: the shim answers a mailbox meanwhile. */
   TRAP_CALL_PORT: 0x580,
+  /** What is written there: a new request is in the mailbox, or the VP has looked and there is no answer yet. */
+  TRAP_CALL_ASK: 0,
+  TRAP_CALL_WAIT: 1,
   /** OUT to it rings the doorbell, where HvCallSignalEvent does not exist. */
   TRAP_BELL_PORT: 0x584,
 });

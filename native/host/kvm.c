@@ -52,6 +52,9 @@
 #define HVCALL_SIGNAL_EVENT 0x5d
 #define HV_HYPERCALL_FAST (1u << 16)
 
+/* What a VP writes to the call port (TRAP_CALL_ASK); anything else is "I still wait". */
+#define CALL_ASK 0
+
 /* Values of vp.word. */
 enum { WORD_CLEAR, WORD_KICKED, WORD_WAITING };
 
@@ -184,27 +187,33 @@ static void ring(struct machine *m)
         (void)napi_call_threadsafe_function(m->call_js, NULL, napi_tsfn_nonblocking);
 }
 
-/* The VP asks the shim something, or waits for its answer: until the next kick. */
-static void wait_for_shim(struct kvm_vp *vp)
+/*
+ * The VP asks the shim something, or has looked after a kick and still waits: until the next kick.
+ *
+ * A kick that comes after the VP's last look must end the wait: the word is cleared on the way back to the guest, before
+ * that look, so what is found here may have come after it. (Or it came as an interrupt and has been served: then the VP
+ * looks once for nothing.) A new request is no reason to forget a kick: the shim may have found it in the mailbox, and
+ * answered, before the VP got here.
+ */
+static void wait_for_shim(struct kvm_vp *vp, bool ask)
 {
-    /* Older kicks came as interrupts. Cleared before the shim can look, so that its answer's kick is seen. */
-    atomic_store(&vp->word, WORD_CLEAR);
-    ring(vp->machine);
-    uint32_t seen = WORD_CLEAR;
-    if (!atomic_compare_exchange_strong(&vp->word, &seen, WORD_WAITING))
+    uint32_t seen = atomic_exchange(&vp->word, WORD_CLEAR);
+    if (ask)
+        ring(vp->machine);
+    if (seen == WORD_KICKED)
         return;
-    while (atomic_load(&vp->word) == WORD_WAITING && !atomic_load(&vp->machine->stopping))
-        futex(&vp->word, FUTEX_WAIT, WORD_WAITING);
-    /* Whoever stops us may not have seen that we wait: then the word is ours to clear. */
-    seen = WORD_WAITING;
-    atomic_compare_exchange_strong(&vp->word, &seen, WORD_CLEAR);
+    seen = WORD_CLEAR;
+    if (atomic_compare_exchange_strong(&vp->word, &seen, WORD_WAITING))
+        while (atomic_load(&vp->word) == WORD_WAITING && !atomic_load(&vp->machine->stopping))
+            futex(&vp->word, FUTEX_WAIT, WORD_WAITING);
+    atomic_exchange(&vp->word, WORD_CLEAR);
 }
 
 static void port_io(struct kvm_vp *vp, struct kvm_run *run)
 {
     if (run->io.direction == KVM_EXIT_IO_OUT) {
         if (run->io.port == vp->machine->call_port)
-            wait_for_shim(vp);
+            wait_for_shim(vp, *((uint8_t *)run + run->io.data_offset) == CALL_ASK);
         else if (run->io.port == vp->machine->bell_port)
             ring(vp->machine);
         return;

@@ -116,10 +116,10 @@ void serve_kick(struct vp *vp)
 }
 
 /* Until something may have changed: outside the guest where the engine can wait there, else halted. */
-static void wait_for_shim(struct vp *vp)
+static void wait_for_shim(struct vp *vp, u8 what)
 {
     if (dom->call_port)
-        outb((u16)dom->call_port, 0);
+        outb((u16)dom->call_port, what);
     else
         hv->idle(vp);
 }
@@ -190,7 +190,7 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     vp_set_running(vp, false);
     if (!dom->call_port) /* the call port rings by itself */
         ring_doorbell(vp);
-    for (;;) {
+    for (u8 what = TRAP_CALL_ASK;; what = TRAP_CALL_WAIT) {
         serve_kick(vp);
         if (load_acquire(&m->state) == TRAP_MBOX_REPLY) {
             if (likely(m->reply_seq == m->seq))
@@ -199,7 +199,7 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
             store_release(&m->state, TRAP_MBOX_REQUEST);
             ring_doorbell(vp);
         }
-        wait_for_shim(vp);
+        wait_for_shim(vp, what);
     }
     vp_set_running(vp, true);
     if (leave_root)
