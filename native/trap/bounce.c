@@ -249,6 +249,8 @@ static inline __attribute__((always_inline)) void iret(struct vp *vp, struct tra
     if ((f.cs & 3) == 3) {
         if (!vp->s->user_l4)
             domain_crash(vp, TRAP_CRASH_NO_USER_ROOT, "HYPERVISOR_iret to user mode without a user page table");
+        if (unlikely(vp->lazy_l4))
+            mm_load_roots(vp);
         if (guest_is_kernel(vp))
             toggle_mode(vp);
         regs->cs = f.cs & 0xffff;

@@ -40,6 +40,7 @@ static bool park_if_asked(struct vp *vp)
     if (likely(!READ_ONCE(dom->stop_request)))
         return false;
     const bool running = vp->s->running;
+    mm_hand_over(vp);
     vp_set_running(vp, false);
     snapshot(vp);
     store_release(&vp->s->parked, 1);
@@ -170,6 +171,7 @@ s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])
     struct trap_mailbox *m = &vp->s->mbox;
     ASSERT(!vp->in_cold_call);
     vp->in_cold_call = true;
+    mm_hand_over(vp);
     snapshot(vp);
     m->kind = kind;
     m->nr = nr;

@@ -40,6 +40,7 @@ static void load_cr3(struct vp *vp, u64 cr3)
 {
     vp->loaded_cr3 = cr3;
     count_misc(vp, TRAP_COUNT_CR3_LOAD);
+    vp->stores_at_load = mm_stale_stores;
     write_cr3(cr3);
     if (vp->id == 0)
         mm_flush_epoch++;
@@ -56,11 +57,16 @@ void mm_load_roots(struct vp *vp)
     u64 kernel_cr3 = (s->kernel_l4 ? s->kernel_l4 : dom->module_l4) << PAGE_SHIFT;
 
     vp->e->kernel_cr3 = kernel_cr3;
-    if (kernel_cr3 != vp->loaded_cr3) {
+    if (kernel_cr3 != vp->loaded_cr3 || unlikely(vp->lazy_l4)) {
+        const u64 lazy = vp->lazy_l4;
         /* The shim may have chosen the root, at the start of a vCPU. */
         if (s->kernel_l4)
             mm_make_kernel_root(vp, s->kernel_l4);
         load_cr3(vp, kernel_cr3);
+        if (unlikely(lazy)) {
+            vp->lazy_l4 = 0;
+            mm_put_type(vp, lazy);
+        }
     }
     vp->e->switch_out = s->user_mode && !guest_ring1() && s->user_l4;
     if (vp->e->switch_out)
@@ -74,6 +80,10 @@ long mm_new_kernel_root(struct vp *vp, u64 mfn)
         mm_flush_local(vp);
         return 0;
     }
+    if (unlikely(vp->lazy_l4) && mm_lazy_return(vp, mfn)) {
+        desc_drop_ldt_window(vp);
+        return 0;
+    }
     long rc = mm_get_root_type(vp, mfn, TRAP_FI_L4);
     if (unlikely(rc)) {
         mm_report_refusal(vp, "new root", mfn, rc);
@@ -82,6 +92,8 @@ long mm_new_kernel_root(struct vp *vp, u64 mfn)
     desc_drop_ldt_window(vp);
     /* Published before the slots are asked for: see mm_make_user_root. */
     __atomic_store_n(&vp->s->kernel_l4, mfn, __ATOMIC_SEQ_CST);
+    if (mm_lazy_enter(vp, old, mfn))
+        return 0;
     mm_load_roots(vp);
     if (old)
         mm_put_type(vp, old);
@@ -99,6 +111,8 @@ long mm_new_user_root(struct vp *vp, u64 mfn)
             mm_report_refusal(vp, "new user root", mfn, rc);
             return rc;
         }
+        if (unlikely(vp->lazy_l4))
+            mm_load_roots(vp); /* user mode may be next, and the new user root may be the loaded one */
         mm_make_user_root(vp, mfn);
     }
     vp->s->user_l4 = mfn;
@@ -221,7 +235,10 @@ void mm_flush_local(struct vp *vp)
     const bool asked = READ_ONCE(vp->s->requests) & TRAP_REQ_FLUSH;
     if (unlikely(asked))
         __atomic_fetch_and(&vp->s->requests, ~(u32)TRAP_REQ_FLUSH, __ATOMIC_SEQ_CST);
-    load_cr3(vp, vp->loaded_cr3);
+    if (unlikely(vp->lazy_l4))
+        mm_load_roots(vp);
+    else
+        load_cr3(vp, vp->loaded_cr3);
     if (unlikely(asked) && hv->flush_served)
         hv->flush_served(vp);
 }

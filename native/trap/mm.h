@@ -89,6 +89,33 @@ void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc);
 /* Complete TLB flushes of VP 0; with one VP it tells whether an old translation can still be cached. */
 extern u32 mm_flush_epoch;
 
+/* Does the table hang in one place? Pins do not make translations. */
+bool mm_referred_to_once(u64 mfn);
+
+/* --- mm_lazy.c ---------------------------------------------------------------------------------------------------- */
+
+/* Changes of present L1 entries whose translations nobody has dropped; changes of tables above L1. With one VP only. */
+extern u32 mm_stale_stores, mm_upper_changes;
+extern struct mm_scratch {
+    u64 root; /* 0: nothing is known */
+    u64 twin;
+    u64 l1_mfn;  /* ~0: none */
+    u64 va;      /* of the L1 table's first entry */
+    u32 present; /* entries of the L1 table */
+    u32 changes; /* mm_upper_changes when this was found out */
+} mm_scratch;
+/*
+ * The guest changes from root `old` to `mfn`, which has its reference. True: CR3 stays as it is, and so does the
+ * reference on `old`.
+ */
+bool mm_lazy_enter(struct vp *vp, u64 old, u64 mfn);
+/* The guest wants a root that is loaded already. True: that was all, references are right. */
+bool mm_lazy_return(struct vp *vp, u64 mfn);
+/* After a change of a table above L1, with no lock held. */
+void mm_upper_changed(struct vp *vp);
+/* After a change of an entry in the frame mm_scratch.l1_mfn. */
+void mm_scratch_stored(struct vp *vp, u32 slot, u64 old, u64 new_val);
+
 /* --- mm.c --------------------------------------------------------------------------------------------------------- */
 
 struct mm_walk {

@@ -249,6 +249,8 @@ static long validate_table(struct vp *vp, u64 mfn, u32 level)
 {
     u64 *table = mfn_to_va(mfn);
     count_misc(vp, TRAP_COUNT_VALIDATE);
+    if (level > 1)
+        mm_upper_changes++;
     for (u32 slot = 0; slot < PTES_PER_TABLE; slot++) {
         if (slot % 8 == 0 && eight_absent(table, slot)) {
             slot += 7;
@@ -311,8 +313,7 @@ static bool is_stale(u64 fi)
     return (fi & TRAP_FI_STALE_RW) && (dom->nr_vps > 1 || fi >> TRAP_FI_EPOCH_SHIFT == (READ_ONCE(mm_flush_epoch) & 3));
 }
 
-/* Does the table hang in one place? Pins do not make translations. */
-static bool referred_to_once(u64 mfn)
+bool mm_referred_to_once(u64 mfn)
 {
     u64 fi = fi_load(mfn);
     return fi_count(fi) - !!(fi & TRAP_FI_PINNED) == 1;
@@ -322,7 +323,7 @@ void mm_drop_translation(u64 va, const struct mm_walk *walk, u64 fi_before)
 {
     /* It must be the only translation: on this VP, at this address. (L3 tables are shared by roots, at the same slot.) */
     if (dom->nr_vps > 1 || (walk->entry & (PTE_P | PTE_RW)) != (PTE_P | PTE_RW) || is_stale(fi_before) ||
-        !referred_to_once(walk->l1_mfn) || !referred_to_once(walk->l2_mfn))
+        !mm_referred_to_once(walk->l1_mfn) || !mm_referred_to_once(walk->l2_mfn))
         return;
     invlpg(va);
     __atomic_and_fetch(&frame_info[PTE_MFN(walk->entry)], ~STALE_BITS, __ATOMIC_SEQ_CST);
@@ -426,6 +427,8 @@ long mm_unpin(struct vp *vp, u64 mfn)
     if (!mfn_valid(mfn) || fi_owner(fi_load(mfn)) != TRAP_FI_OWNER_DOMAIN ||
         !(__atomic_fetch_and(&frame_info[mfn], ~TRAP_FI_PINNED, __ATOMIC_SEQ_CST) & TRAP_FI_PINNED))
         return E(EINVAL);
+    if (unlikely(vp->lazy_l4 == mfn))
+        mm_load_roots(vp); /* a frame without pins may become anything */
     mm_put_type(vp, mfn);
     return 0;
 }

@@ -74,6 +74,12 @@ static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_
             mm_put_target(vp, level, mfn, new_val);
         return rc;
     }
+    if (unlikely(level > 1))
+        mm_upper_changed(vp);
+    else if (unlikely(mfn == mm_scratch.l1_mfn))
+        mm_scratch_stored(vp, slot, old, new_val);
+    else if (old & PTE_P)
+        mm_stale_stores++;
     if (old & PTE_P) {
         if (!same_target)
             mm_put_target(vp, level, mfn, old);

@@ -134,8 +134,10 @@ struct vp {
     u32 poll_port;      /* the only port of the poll under way, 0 for several */
     u64 armed_deadline; /* ns of system time the hardware timer is set for, ~0 none */
     u64 loaded_cr3;
-    u32 trace_hv;    /* TRAP_HV_* used since the operation began */
-    u32 hv_vp_index; /* the hypervisor's number for send_ipi */
+    u64 lazy_l4;        /* MFN of the root that is loaded in place of s->kernel_l4, 0 none: mm_lazy.c */
+    u32 stores_at_load; /* mm_stale_stores when CR3 was last loaded */
+    u32 trace_hv;       /* TRAP_HV_* used since the operation began */
+    u32 hv_vp_index;    /* the hypervisor's number for send_ipi */
     u64 entry_tsc;
 };
 
@@ -382,6 +384,8 @@ long mm_new_kernel_root(struct vp *vp, u64 mfn);
 long mm_new_user_root(struct vp *vp, u64 mfn);
 /* Loads CR3 (and the entry page's roots) for the current mode from vp->s->kernel_l4/user_l4. */
 void mm_load_roots(struct vp *vp);
+/* Before the shim looks at the domain: it counts references and changes tables too. Afterwards CR3 is the guest's root. */
+void mm_hand_over(struct vp *vp);
 /* Typed references; type is TRAP_FI_*. 0 or -errno. */
 long mm_get_type(struct vp *vp, u64 mfn, u32 type);
 void mm_put_type(struct vp *vp, u64 mfn);

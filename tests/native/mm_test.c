@@ -650,8 +650,6 @@ static void test_races(void)
     CHECK_ALL();
 }
 
-/* --- random ------------------------------------------------------------------------------------------------------- */
-
 static u64 rng_next(u64 *seed)
 {
     *seed ^= *seed << 13;
@@ -659,6 +657,220 @@ static u64 rng_next(u64 *seed)
     *seed ^= *seed << 17;
     return *seed;
 }
+
+/* --- changes of root without a load of CR3 ------------------------------------------------------------------------ */
+
+#define SCRATCH_VA 0x00007f0000000000ul /* slot 254 */
+#define KERNEL_L3 (FIRST + 200)         /* all roots share the kernel half */
+
+/* A root; with `levels` of a user half below it: an L3, an L2, an L1. */
+static u64 lazy_root(u64 at, u32 levels)
+{
+    frame(at)[273] = pte(KERNEL_L3, RW);
+    if (levels)
+        frame(at)[254] = pte(at + 1, RW);
+    for (u32 i = 1; i < levels; i++)
+        frame(at + i)[0] = pte(at + i + 1, RW);
+    return at;
+}
+
+struct lazy_world {
+    u64 scratch, twin, other, kernel_l1;
+};
+static struct lazy_world lazy_world(u32 ring, u32 nr_vps)
+{
+    struct lazy_world w;
+    reset(ring, 0, nr_vps);
+    frame(KERNEL_L3)[0] = pte(KERNEL_L3 + 1, RW);
+    frame(KERNEL_L3 + 1)[0] = pte(KERNEL_L3 + 2, RW);
+    w.kernel_l1 = KERNEL_L3 + 2;
+    for (u32 i = 0; i < 4; i++)
+        frame(w.kernel_l1)[i] = pte(FIRST + 300 + i, RW);
+    w.twin = lazy_root(FIRST, 0);
+    w.scratch = lazy_root(FIRST + 10, 3);
+    w.other = lazy_root(FIRST + 20, 3);
+    frame(w.other)[0] = frame(w.other)[254]; /* two slots: a process */
+    frame(w.other + 3)[0] = pte(FIRST + 310, RW);
+    mm_boot_root(&vps[0], w.twin);
+    CHECK_EQ(ext(MMUEXT_PIN_L4_TABLE, w.scratch, 0), 0);
+    CHECK_EQ(ext(MMUEXT_PIN_L4_TABLE, w.other, 0), 0);
+    return w;
+}
+static void switch_to(u64 root)
+{
+    CHECK_EQ(ext(MMUEXT_NEW_BASEPTR, root, 0), 0);
+    CHECK_EQ(shared[0].kernel_l4, root);
+}
+/* As Linux changes its code: entry, root, write, entry, root. Returns how often CR3 was loaded. */
+static u64 poke(const struct lazy_world *w, u32 slot)
+{
+    u64 loads = cr3_loads[0];
+    CHECK_EQ(set(w->scratch + 3, slot, pte(FIRST + 320 + slot, RW)), 0);
+    switch_to(w->scratch);
+    CHECK_EQ(mm_walk(shared[0].kernel_l4, SCRATCH_VA + slot * PAGE_SIZE) & PTE_ADDR, pte(FIRST + 320 + slot, 0));
+    CHECK_EQ(set(w->scratch + 3, slot, 0), 0);
+    switch_to(w->twin);
+    return cr3_loads[0] - loads;
+}
+
+static void test_lazy_roots(void)
+{
+    for (u32 ring = 1; ring <= 3; ring += 2) {
+        struct lazy_world w = lazy_world(ring, 1);
+        poke(&w, 3);
+        CHECK_EQ(poke(&w, 3), 1); /* the first time it was not known yet that nothing is stale */
+        CHECK_EQ(vps[0].lazy_l4, w.scratch);
+        u64 invalidated = invlpgs[0];
+        CHECK_EQ(poke(&w, 3), 0);
+        CHECK_EQ(poke(&w, 4), 0);
+        CHECK_EQ(invlpgs[0], invalidated + 2);
+        CHECK_EQ(last_invlpg, SCRATCH_VA + 4 * PAGE_SIZE);
+        CHECK_ALL();
+        /* What a load would have flushed: a kernel entry that has changed. */
+        CHECK_EQ(set(w.kernel_l1, 1, 0), 0);
+        CHECK_EQ(poke(&w, 3), 1);
+        /* What is left in the scratch root's user half would be reached in the twin. */
+        CHECK_EQ(set(w.scratch + 3, 7, pte(FIRST + 330, RW)), 0);
+        switch_to(w.scratch);
+        switch_to(w.twin);
+        CHECK_EQ(vps[0].lazy_l4, 0);
+        CHECK_EQ(cr3[0], pte(w.twin, 0));
+        CHECK_EQ(set(w.scratch + 3, 7, 0), 0);
+        poke(&w, 3);
+        poke(&w, 3);
+        CHECK_EQ(vps[0].lazy_l4, w.scratch);
+        /* A flush, a user root, a new table, the end of the pin, a call to the shim: each ends it. */
+        u64 loads = cr3_loads[0];
+        mm_flush_local(&vps[0]);
+        CHECK_EQ(vps[0].lazy_l4, 0);
+        CHECK_EQ(cr3[0], pte(w.twin, 0));
+        CHECK_EQ(cr3_loads[0], loads + 1);
+        CHECK_ALL();
+        poke(&w, 3);
+        CHECK_EQ(vps[0].lazy_l4, w.scratch);
+        CHECK_EQ(ext(MMUEXT_NEW_USER_BASEPTR, w.scratch, 0), 0);
+        CHECK_EQ(vps[0].lazy_l4, 0);
+        CHECK_EQ(ext(MMUEXT_NEW_USER_BASEPTR, 0, 0), 0);
+        poke(&w, 3);
+        CHECK_EQ(vps[0].lazy_l4, w.scratch);
+        CHECK_EQ(set(w.scratch + 2, 1, pte(FIRST + 340, RW)), 0);
+        CHECK_EQ(vps[0].lazy_l4, 0);
+        poke(&w, 3);
+        poke(&w, 3);
+        CHECK_EQ(vps[0].lazy_l4, 0); /* two L1 tables: no scratch root */
+        CHECK_EQ(set(w.scratch + 2, 1, 0), 0);
+        poke(&w, 3);
+        poke(&w, 3);
+        CHECK_EQ(vps[0].lazy_l4, w.scratch);
+        mm_hand_over(&vps[0]);
+        CHECK_EQ(vps[0].lazy_l4, 0);
+        poke(&w, 3);
+        poke(&w, 3);
+        CHECK_EQ(vps[0].lazy_l4, w.scratch);
+        CHECK_EQ(ext(MMUEXT_UNPIN_TABLE, w.scratch, 0), 0);
+        CHECK_EQ(vps[0].lazy_l4, 0);
+        CHECK_EQ(type_of(w.scratch), TRAP_FI_NONE);
+        CHECK_EQ(type_of(w.scratch + 3), TRAP_FI_NONE);
+        CHECK_ALL();
+        /* A root without a pin is gone as soon as it is left. */
+        for (u32 i = 0; i < 3; i++) {
+            switch_to(w.scratch);
+            switch_to(w.twin);
+            CHECK_EQ(type_of(w.scratch), TRAP_FI_NONE);
+        }
+        CHECK_ALL();
+        /* Not with the kernel half of another, not with an L1 table that is in the kernel half too. */
+        w = lazy_world(ring, 1);
+        CHECK_EQ(set(w.scratch, 300, pte(KERNEL_L3, RW)), 0);
+        for (u32 i = 0; i < 3; i++)
+            CHECK_EQ(poke(&w, 3), 2);
+        w = lazy_world(ring, 1);
+        CHECK_EQ(set(w.scratch, 300, frame(w.scratch)[254]), 0);
+        CHECK_EQ(set(w.twin, 300, frame(w.scratch)[254]), 0);
+        for (u32 i = 0; i < 3; i++)
+            CHECK_EQ(poke(&w, 3), 2);
+        w = lazy_world(ring, 1);
+        CHECK_EQ(set(KERNEL_L3 + 1, 9, pte(w.scratch + 3, RW)), 0);
+        for (u32 i = 0; i < 3; i++)
+            CHECK_EQ(poke(&w, 3), 2);
+        w = lazy_world(ring, 2);
+        for (u32 i = 0; i < 3; i++)
+            CHECK_EQ(poke(&w, 3), 2);
+        CHECK_ALL();
+    }
+}
+
+/* The processor uses the page at va: remembers its translation, if it has one in the loaded root. */
+static void touch(u64 va)
+{
+    for (u32 i = 0; i < tlb_used; i++)
+        if (tlb[i].va == va)
+            return;
+    const u64 entry = mm_walk(PTE_MFN(cr3[0]), va);
+    if ((entry & PTE_P) && tlb_used < ARRAY_SIZE(tlb)) {
+        tlb[tlb_used].va = va;
+        tlb[tlb_used++].entry = entry;
+    }
+}
+
+/* After a change of root, no translation is left that the new root does not have. */
+static void test_lazy_random(void)
+{
+    u64 lazy = 0;
+    for (u64 round = 1; round <= 60 && !failures; round++) {
+        struct lazy_world w = lazy_world(round & 1 ? 1 : 3, 1);
+        const u64 roots[] = {w.scratch, w.twin, w.scratch, w.twin, w.scratch, w.twin, w.other};
+        bool pinned = true;
+        u64 seed = round * 0x9e3779b97f4a7c15ul;
+        for (u32 i = 0; i < 3000 && !failures; i++) {
+            u64 r = rng_next(&seed), slot = r >> 32 & 3, to = pte(FIRST + 320 + (r >> 40 & 7), r >> 48 & 1 ? RW : RO);
+            switch (r % 32) {
+            case 0 ... 11: {
+                const u64 root = roots[(r >> 8) % ARRAY_SIZE(roots)];
+                switch_to(root);
+                for (u32 j = 0; j < tlb_used; j++)
+                    CHECK_EQ(mm_walk(root, tlb[j].va), tlb[j].entry);
+                break;
+            }
+            case 12 ... 15:
+                set(w.scratch + 3, (u32)slot, to);
+                break;
+            case 16 ... 20: /* mostly empty */
+                for (u32 j = 0; j < 4; j++)
+                    set(w.scratch + 3, j, 0);
+                break;
+            case 21:
+                set(w.kernel_l1, (u32)slot, r >> 49 & 3 ? to : 0);
+                break;
+            case 22:
+                set(w.scratch + 2, 1, r >> 49 & 3 ? 0 : pte(FIRST + 340, RW));
+                break;
+            case 23:
+                set(w.scratch + 1, 0, r >> 49 & 3 ? pte(w.scratch + 2, RW) : 0);
+                break;
+            case 24:
+                if (r >> 49 & 7)
+                    break;
+                CHECK_EQ(ext(pinned ? MMUEXT_UNPIN_TABLE : MMUEXT_PIN_L4_TABLE, w.scratch, 0), 0);
+                pinned = !pinned;
+                break;
+            case 25:
+                mm_hand_over(&vps[0]);
+                break;
+            default:
+                touch(r & 1024 ? SCRATCH_VA + slot * PAGE_SIZE : space_va((u32)slot));
+            }
+            lazy += vps[0].lazy_l4 != 0;
+            if (i % 16 == 0)
+                CHECK_ALL();
+        }
+        if (failures)
+            printf("# round %u\n", (u32)round);
+    }
+    CHECK(failures || lazy > 2000);
+}
+
+/* --- random ------------------------------------------------------------------------------------------------------- */
 
 static u32 pool = 48; /* frames that the operations fight for */
 
@@ -825,6 +1037,8 @@ static const struct {
     {"walks and spurious faults", test_walks},
     {"linear page tables", test_linear},
     {"entries and TLBs that change meanwhile", test_races},
+    {"changes of root without a load of CR3", test_lazy_roots},
+    {"random changes of root", test_lazy_random},
     {"random operations at ring 3", test_random_ring3},
     {"random operations at ring 1", test_random_ring1},
     {"random operations with isolated user roots", test_random_isolated},

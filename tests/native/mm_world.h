@@ -26,6 +26,7 @@ static unsigned char ram[NR_FRAMES * 4096] __attribute__((aligned(4096)));
 #define TRAP_DIRECTMAP_BASE ((uint64_t)(uintptr_t)ram)
 #include "../../native/trap/mm.c"
 #include "../../native/trap/mm_ext.c"
+#include "../../native/trap/mm_lazy.c"
 #include "../../native/trap/mm_types.c"
 #include "../../native/trap/mm_update.c"
 
@@ -44,10 +45,19 @@ static u64 cr3[2], cr3_loads[2], invlpgs[2], last_invlpg, remote_flushes, remote
 static __thread u32 cpu;
 static unsigned char *unreadable; /* one page of guest memory that faults */
 
+/* The translations of VP 0 that test_lazy_roots has used; CR3 loads and INVLPG empty it. */
+static struct {
+    u64 va, entry;
+} tlb[16];
+static u32 tlb_used;
+
 void invlpg(u64 va)
 {
     invlpgs[cpu]++;
     last_invlpg = va;
+    for (u32 i = 0; cpu == 0 && i < tlb_used; i++)
+        if (tlb[i].va == (va & PAGE_MASK))
+            tlb[i--] = tlb[--tlb_used];
 }
 u64 read_cr3(void)
 {
@@ -57,6 +67,8 @@ void write_cr3(u64 v)
 {
     cr3[cpu] = v;
     cr3_loads[cpu]++;
+    if (cpu == 0)
+        tlb_used = 0;
 }
 bool guest_range_ok(u64 va, u64 n)
 {
@@ -209,6 +221,7 @@ static void reset(u32 ring, u32 flags, u32 nr_vps)
     memset(held, 0, sizeof(held));
     memset(cr3_loads, 0, sizeof(cr3_loads));
     memset(invlpgs, 0, sizeof(invlpgs));
+    mm_scratch = (struct mm_scratch){.l1_mfn = ~0ul};
     remote_flushes = remote_lists = ldt_drops = 0;
     domain.guest_ring = ring;
     domain.flags = flags;
@@ -301,7 +314,14 @@ static void check_all(int line)
             want_count[mfn]++;
             RULE(type_of(mfn) == TRAP_FI_L4);
             RULE(frame_info[mfn] & TRAP_FI_KERNEL_ROOT);
-            RULE(vps[i].loaded_cr3 == pte(mfn, 0) && cr3[i] == pte(mfn, 0));
+            const u64 loaded = vps[i].lazy_l4 ? vps[i].lazy_l4 : mfn;
+            RULE(vps[i].loaded_cr3 == pte(loaded, 0) && cr3[i] == pte(loaded, 0));
+        }
+        if (vps[i].lazy_l4) {
+            u32 mfn = (u32)vps[i].lazy_l4;
+            want_count[mfn]++;
+            RULE(domain.nr_vps == 1 && mfn != shared[i].kernel_l4);
+            RULE(type_of(mfn) == TRAP_FI_L4 && (frame_info[mfn] & TRAP_FI_PINNED));
         }
         if (shared[i].user_l4) {
             u32 mfn = (u32)shared[i].user_l4;

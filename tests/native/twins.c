@@ -51,6 +51,7 @@ _Noreturn void module_panic_at(struct vp *vp, u64 rip, const char *fmt, ...);
 #include "../../native/trap/hypercall.c"
 #include "../../native/trap/mm.c"
 #include "../../native/trap/mm_ext.c"
+#include "../../native/trap/mm_lazy.c"
 #include "../../native/trap/mm_types.c"
 #include "../../native/trap/mm_update.c"
 #include "../../native/trap/smp.c"

@@ -25,6 +25,8 @@ const CASES = [
   'walks and spurious faults',
   'linear page tables',
   'entries and TLBs that change meanwhile',
+  'changes of root without a load of CR3',
+  'random changes of root',
   'random operations at ring 3',
   'random operations at ring 1',
   'random operations with isolated user roots',
