@@ -297,6 +297,7 @@ export class Domain {
       ...(config.qemuArguments === undefined ? {} : { extraArguments: config.qemuArguments }),
     });
     try {
+      partition.prepare();
       const memory = partition.memory;
       const runs = domainRuns(layout, nrPages);
       const domainMemory = new BuilderMemory(memory, runs, true);

@@ -74,6 +74,11 @@ export interface Partition {
   /** TRAP_ENGINE_*: what the trap module finds below it. */
   readonly trapEngine: number;
   /**
+   * Brings the engine up, if it can, while memory is still being filled: no VP runs before start(), which also reports
+   * what fails here.
+   */
+  prepare(): void;
+  /**
    * Lets the VPs run from the boot parameters in memory (see BOOT_PARAMETERS). Resolves when the engine has started,
    * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started. `cpuid`
    * says what a VP's own CPUID answers, on engines that can set it; without it, what the host offers.

@@ -36,6 +36,7 @@ class FakePartition implements Partition {
   readonly trapEngine = TRAP_ENGINE.TRAP_ENGINE_SOFT;
   kicks = 0;
   constructor(readonly memory: GuestMemory) {}
+  prepare(): void {}
   start(_events: PartitionEvents): Promise<void> {
     return Promise.resolve();
   }

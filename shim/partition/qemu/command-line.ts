@@ -19,6 +19,8 @@
 export const RAM_FD = 3;
 export const BELL_FD = 4;
 export const ROM_FD = 5;
+/** QMP, until the VPs run. */
+export const CONTROL_FD = 6;
 
 export interface QemuMachine {
   readonly memoryBytes: number;
@@ -73,6 +75,12 @@ export function commandLine(machine: QemuMachine): string[] {
     '-display',
     'none',
     '-no-reboot',
+    // The VPs run when the host says so on the control socket.
+    '-S',
+    '-chardev',
+    `socket,id=control,fd=${CONTROL_FD}`,
+    '-mon',
+    'chardev=control,mode=control',
     '-sandbox',
     'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
     '-object',

@@ -2,13 +2,15 @@
  * The qemu engine: a partition whose VPs run in a QEMU TCG child process, for development and for trusted guests on
  * machines without hardware virtualization. TCG is no security boundary: see ARCHITECTURE.md.
  *
- * The child inherits guest memory, its end of the doorbell and the reset ROM as descriptors without names. It dies with
- * this process (native/host/launch.c), so nothing is left after any end of either, SIGKILL included.
+ * The child inherits guest memory, its end of the doorbell, the reset ROM and its end of a control socket as descriptors
+ * without names. It dies with this process (native/host/launch.c), so nothing is left after any end of either, SIGKILL
+ * included.
  *
  * Quirk: QEMU ends with status 0 both when a VP shuts down by a triple fault (-no-reboot) and when it is ended by
  * SIGTERM; its standard error tells the second.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { TRAP_ENGINE } from '../../../abi/trap';
 import { GuestMemory } from '../guest-memory';
@@ -28,6 +30,9 @@ export interface QemuPartitionOptions extends QemuMachine {
   /** Ask the host for huge pages behind guest memory. */
   readonly hugePages?: boolean;
 }
+
+/** QEMU starts with its VPs stopped (-S); what it answers is not read. */
+const RUN_COMMANDS = '{"execute":"qmp_capabilities"}{"execute":"cont"}';
 
 const STDERR_LIMIT = 65_536;
 
@@ -67,7 +72,12 @@ export class QemuPartition implements Partition {
   private child: ChildProcess | undefined;
   private ended: Promise<void> | undefined;
   private stopRequested = false;
-  private started = false;
+  private launched: Promise<void> | undefined;
+  /** Lets the VPs run. */
+  private release: (() => void) | undefined;
+  private events: PartitionEvents | undefined;
+  /** How QEMU ended before start(). */
+  private early: PartitionExit | undefined;
 
   /** Makes the partition's memory and starts looking for QEMU; nothing runs before start(). RangeError for sizes. */
   constructor(private readonly options: QemuPartitionOptions) {
@@ -80,55 +90,86 @@ export class QemuPartition implements Partition {
     this.binary.catch(() => undefined);
   }
 
+  prepare(): void {
+    if (this.launched !== undefined) throw new Error('the partition was started before');
+    this.launched = this.launch();
+    this.launched.catch(() => undefined);
+  }
+
   async start(events: PartitionEvents): Promise<void> {
-    if (this.started) throw new Error('the partition was started before');
-    this.started = true;
+    if (this.events !== undefined) throw new Error('the partition was started before');
+    this.events = events;
+    this.launched ??= this.launch();
+    await this.launched;
+    const { early } = this;
+    if (early !== undefined) setImmediate(() => events.exit(early));
+    this.release?.();
+  }
+
+  private async launch(): Promise<void> {
     const [binary, rom] = await Promise.all([this.binary, readFile(nativeFile('rom', 'reset.bin'))]);
     this.version = binary.version;
     if (this.stopRequested) throw new Error('the partition was stopped before it had started');
-    await this.launch(binary, rom, events);
+    await this.spawn(binary, rom);
   }
 
-  private launch(binary: QemuBinary, rom: Uint8Array, events: PartitionEvents): Promise<void> {
+  private spawn(binary: QemuBinary, rom: Uint8Array): Promise<void> {
     const launcher = nativeFile('Release', 'xl-launch');
     const memoryFd = this.memory.fd;
     if (memoryFd === undefined) throw new Error('guest memory has no file');
     const romFd = createSealedFile('xenlighten-rom', rom);
     const [ourBell, theirBell] = createSocketPair();
-    const bell = new Bell(ourBell, () => events.doorbell());
+    const [ourControl, theirControl] = createSocketPair();
+    const bell = new Bell(ourBell, () => this.events?.doorbell());
     this.bell = bell;
     let child: ChildProcess;
     try {
       child = spawn(launcher, [`${process.pid}`, '--', binary.file, ...commandLine(this.options)], {
-        // In the order of RAM_FD, BELL_FD and ROM_FD.
-        stdio: ['ignore', 'ignore', 'pipe', memoryFd, theirBell, romFd],
+        // In the order of RAM_FD, BELL_FD, ROM_FD and CONTROL_FD.
+        stdio: ['ignore', 'ignore', 'pipe', memoryFd, theirBell, romFd, theirControl],
         env: { PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 'C' },
         windowsHide: true,
       });
     } catch (error) {
       bell.close();
+      closeFile(ourControl);
       throw error;
     } finally {
       closeFile(romFd);
       closeFile(theirBell);
+      closeFile(theirControl);
     }
     this.child = child;
+    this.release = () => {
+      try {
+        // It fits into the socket's buffer; QEMU reads it when it is up. If it is gone, its exit is reported.
+        writeSync(ourControl, RUN_COMMANDS);
+      } catch {}
+    };
+    /** Not before QEMU is gone: a socket whose other end is closed it may close without reading it. */
+    const close = (): void => {
+      this.release = undefined;
+      bell.close();
+      closeFile(ourControl);
+    };
     const stderr = collect(child);
     return new Promise((resolve, reject) => {
       this.ended = new Promise((finished) => {
         let failed = false;
         child.once('error', (error) => {
           failed = true;
-          bell.close();
+          close();
           finished();
           reject(new QemuUnusableError(`cannot start ${launcher}: ${error.message}`));
         });
         // 'close' comes when standard error has been read to its end as well.
         child.once('close', (code, signal) => {
-          bell.close();
-          finished();
           if (failed) return;
-          events.exit(classifyExit(this.stopRequested, code, signal, stderr()));
+          close();
+          finished();
+          const exit = classifyExit(this.stopRequested, code, signal, stderr());
+          if (this.events === undefined) this.early = exit;
+          else this.events.exit(exit);
         });
       });
       child.once('spawn', () => resolve());
@@ -147,6 +188,7 @@ export class QemuPartition implements Partition {
 
   async stop(): Promise<void> {
     this.stopRequested = true;
+    await this.launched?.catch(() => undefined);
     if (this.child?.exitCode === null && this.child.signalCode === null) this.child.kill('SIGKILL');
     await this.ended;
   }

@@ -9,7 +9,7 @@
  * one; the oldest ones go when there are more than MAX_ENTRIES.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -51,6 +51,14 @@ export class KernelCache {
 
   private path(key: string): string {
     return join(this.directory, key + SUFFIX);
+  }
+
+  /** Is something stored under `key`? It may still turn out to be damaged. */
+  async has(key: string): Promise<boolean> {
+    return access(this.path(key)).then(
+      () => true,
+      () => false,
+    );
   }
 
   /** The content stored under `key`, of at most `limit` bytes and verified, or undefined. Never throws. */

@@ -23,6 +23,8 @@ const WANTED = 'a bzImage (vmlinuz), an x86-64 ELF, or a gzipped one';
 export interface LoadOptions {
   /** Where decompressed kernels are kept; without it nothing is. */
   readonly cache?: KernelCache;
+  /** Called when nothing is left to do that takes long: the kernel is in the cache, or has been unpacked. */
+  readonly onSoon?: () => void;
 }
 
 /** A file taken apart, not yet judged. */
@@ -103,6 +105,7 @@ export async function loadImage(file: string, options: LoadOptions = {}): Promis
 export async function unpackImage(file: string, bytes: Buffer, options: LoadOptions = {}): Promise<KernelImage> {
   const base = { file, fileBytes: bytes.length };
   if (isElf(bytes)) {
+    options.onSoon?.();
     return {
       ...base,
       format: 'ELF',
@@ -120,7 +123,7 @@ export async function unpackImage(file: string, bytes: Buffer, options: LoadOpti
     const compression = detectCompression(payload);
     let unpacked: { elf: Buffer; fromCache: boolean };
     if (compression !== undefined) {
-      unpacked = await cached(payload, options.cache, () => decompressPayload(file, payload, compression));
+      unpacked = await cached(payload, options, () => decompressPayload(file, payload, compression));
     } else if (isElf(payload)) {
       unpacked = { elf: payload, fromCache: false };
     } else {
@@ -143,7 +146,7 @@ export async function unpackImage(file: string, bytes: Buffer, options: LoadOpti
     };
   }
   if (detectCompression(bytes) === 'gzip') {
-    const { elf, fromCache } = await cached(bytes, options.cache, () => gunzipFile(file, bytes));
+    const { elf, fromCache } = await cached(bytes, options, () => gunzipFile(file, bytes));
     if (!isElf(elf)) {
       throw new UsageError('not a kernel image', { file, found: `gzipped ${describe(elf)}`, wanted: WANTED });
     }
@@ -163,15 +166,22 @@ export async function unpackImage(file: string, bytes: Buffer, options: LoadOpti
 
 async function cached(
   payload: Buffer,
-  cache: KernelCache | undefined,
+  { cache, onSoon }: LoadOptions,
   unpack: () => Promise<Buffer>,
 ): Promise<{ elf: Buffer; fromCache: boolean }> {
-  if (cache === undefined) return { elf: await unpack(), fromCache: false };
+  if (cache === undefined) {
+    const elf = await unpack();
+    onSoon?.();
+    return { elf, fromCache: false };
+  }
   const key = KernelCache.key(payload);
+  const stored = await cache.has(key);
+  if (stored) onSoon?.();
   const hit = await cache.get(key, MAX_KERNEL_BYTES);
   // A trailer is as good as a header here: an entry of another size was stored by something else.
   if (hit !== undefined && hit.length === announcedSize(payload)) return { elf: hit, fromCache: true };
   const elf = await unpack();
+  if (!stored) onSoon?.();
   await cache.put(key, elf);
   return { elf, fromCache: false };
 }

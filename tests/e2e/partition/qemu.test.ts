@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { readClocks } from '../../../shim/partition/host';
 import { packageRoot } from '../../../shim/partition/native-files';
 import type { PartitionExit } from '../../../shim/partition/partition';
@@ -134,6 +135,39 @@ describe('start', () => {
     }
     process.stderr.write(`start() to the first doorbell: median ${median(times).toFixed(1)} ms of 5\n`);
     expect(median(times)).toBeLessThan(1000);
+  });
+
+  test('a prepared partition comes up and runs nothing before start()', async () => {
+    const m = machine({ name: `prepared-${process.pid}` });
+    m.partition.prepare();
+    expect(() => m.partition.prepare()).toThrow('started before');
+    while (processesWith(`xenlighten-prepared-${process.pid}`).length === 0) await sleep(20);
+    await sleep(500);
+    expect(m.memory.getU64(control.alive)).toBe(0n);
+    await m.start();
+    await m.alive();
+    await expect(m.start()).rejects.toThrow('started before');
+  });
+
+  test('a prepared partition whose QEMU is killed tells it after start()', async () => {
+    const name = `xenlighten-early-${process.pid}`;
+    const m = machine({ name: `early-${process.pid}` });
+    m.partition.prepare();
+    while (processesWith(name).length === 0) await sleep(20);
+    for (const pid of processesWith(name)) process.kill(pid, 'SIGKILL');
+    while (processesWith(name).length > 0) await sleep(20);
+    await sleep(100);
+    await m.start();
+    expect((await m.exit).reason).toBe('killed');
+  });
+
+  test('stopping a prepared partition leaves no process', async () => {
+    const name = `xenlighten-unused-${process.pid}`;
+    const m = machine({ name: `unused-${process.pid}` });
+    m.partition.prepare();
+    await m.partition.stop();
+    expect(processesWith(name)).toEqual([]);
+    await expect(m.start()).rejects.toThrow('stopped before it had started');
   });
 
   test("the guest's time stamp counter starts near 0 and runs at the host's rate", async () => {
