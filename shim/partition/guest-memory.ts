@@ -13,6 +13,7 @@
  * and release ask for. Plain accesses that straddle two windows are done byte by byte; atomic ones must be aligned and
  * so never straddle.
  */
+import { writeSync } from 'node:fs';
 import * as host from './host';
 
 /** One piece of a partition's RAM. */
@@ -58,6 +59,9 @@ interface Window {
   readonly i32: Int32Array;
   readonly u64: BigUint64Array;
 }
+
+/** Bytes from which a copy goes through the memory's file. */
+const BY_FILE = 65536;
 
 interface PlacedRegion extends RamRegion {
   readonly end: number;
@@ -256,6 +260,13 @@ export class GuestMemory {
 
   copyIn(gpa: number, source: Uint8Array): void {
     let done = 0;
+    if (this.fd !== undefined && source.length >= BY_FILE) {
+      // Pages that nobody has touched yet cost half as much this way: no page faults, no zeroes written first.
+      for (const offset = this.offset(gpa, source.length); done < source.length; ) {
+        done += writeSync(this.fd, source, done, source.length - done, offset + done);
+      }
+      return;
+    }
     for (const { buffer } of this.ranges(gpa, source.length)) {
       buffer.set(source.subarray(done, done + buffer.length));
       done += buffer.length;

@@ -129,6 +129,19 @@ describe('values', () => {
     );
   });
 
+  test('large pieces too, into the upper region and across windows', () => {
+    const bytes = Buffer.alloc(200_000, Uint8Array.from({ length: 251 }, (_, i) => i));
+    for (const gpa of [3, WINDOW_SIZE - 100_000, lowEnd - bytes.length, highStart, highStart + GIB / 2 - 77_777]) {
+      memory.copyIn(gpa, bytes);
+      expect(memory.copyOut(gpa, bytes.length).equals(bytes)).toBe(true);
+      expect(memory.getU8(gpa + bytes.length - 1)).toBe(bytes.at(-1));
+      memory.copyIn(gpa, bytes.subarray(1));
+      expect(memory.getU8(gpa)).toBe(1);
+    }
+    for (const gpa of [lowEnd - bytes.length + 1, highEnd - 1, lowEnd])
+      expect(() => memory.copyIn(gpa, bytes)).toThrow('not RAM');
+  });
+
   test('copyOut is a private copy', () => {
     memory.setU32(0x1000, 1);
     const copy = memory.copyOut(0x1000, 4);
