@@ -1,6 +1,6 @@
 /** The command line's logger: pino on stderr, for people (pino-pretty) on a terminal, as JSON lines elsewhere. */
 import { isatty } from 'node:tty';
-import pino, { type Logger } from 'pino';
+import type { Logger } from 'pino';
 import type { PrettyOptions, PrettyStream } from 'pino-pretty';
 import { UsageError } from '../errors';
 
@@ -18,6 +18,7 @@ export function createLogger(asked: string | undefined, env: NodeJS.ProcessEnv =
       wanted: LOG_LEVELS.join(', '),
     });
   }
+  const { pino } = require('pino') as typeof import('pino');
   // Synchronous: the last lines before an exit must not be lost.
   const stream = isatty(STDERR)
     ? prettyStream({

@@ -3,11 +3,10 @@
  */
 import { open, rm, writeFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
-import { parseColdList } from '../domain/cold';
+import { beginAhead } from '../domain/ahead';
 
 import { checkMemory, checkName, completeConfig, type GuestConfig, MAX_VCPUS } from '../domain/guest-config';
-import { type RunOptions, runGuest } from '../domain/run-guest';
-import { readXlConfig } from '../domain/xl-cfg';
+import type { RunHooks, RunOptions } from '../domain/run-guest';
 import { UsageError } from '../errors';
 import { ENGINE_CHOICES } from '../partition/engines';
 import { Terminal } from '../xen/console/terminal';
@@ -15,6 +14,13 @@ import { type Arguments, type CommandDecl, choiceOption, numberOption } from './
 import { createLogger, LOG_LEVELS } from './log';
 import { complain } from './output';
 import { interruptions } from './signals';
+
+/*
+ * What is not needed to know the kernel's name is loaded later: the kernel is read meanwhile (see ahead.ts).
+ */
+const xlCfg = (): typeof import('../domain/xl-cfg') => require('../domain/xl-cfg');
+const coldList = (): typeof import('../domain/cold') => require('../domain/cold');
+const runner = (): typeof import('../domain/run-guest') => require('../domain/run-guest');
 
 /** A day, in seconds, for 30 days: setTimeout counts no further. */
 const MAX_TIMEOUT_S = 2_000_000;
@@ -91,15 +97,21 @@ function cpuModel(text: string | undefined): string | undefined {
   });
 }
 
+function engineOptions(args: Arguments): Required<Pick<RunOptions, 'engine' | 'forceEngine'>> {
+  return {
+    engine: choiceOption('engine', args.text('engine') ?? 'auto', ENGINE_CHOICES),
+    forceEngine: args.flag('force'),
+  };
+}
+
 function runOptions(args: Arguments, uniqueName: boolean): RunOptions {
   const ring = choiceOption('guest-ring', args.text('guest-ring') ?? 'auto', ['auto', '1', '3']);
   const timeout = args.text('timeout');
   return {
-    engine: choiceOption('engine', args.text('engine') ?? 'auto', ENGINE_CHOICES),
-    forceEngine: args.flag('force'),
+    ...engineOptions(args),
     guestRing: ring === 'auto' ? 'auto' : ring === '1' ? 1 : 3,
     cpu: cpuModel(args.text('cpu')),
-    cold: parseColdList(args.text('cold') ?? ''),
+    cold: coldList().parseColdList(args.text('cold') ?? ''),
     timeoutMs: timeout === undefined ? undefined : numberOption('timeout', timeout, 1, MAX_TIMEOUT_S) * 1000,
     wantStats: args.text('stats') !== undefined,
     trace: args.text('trace'),
@@ -123,12 +135,13 @@ async function claim(option: string, file: string): Promise<boolean> {
 }
 
 export async function run(args: Arguments): Promise<number> {
-  const log: Logger = createLogger(args.text('log-level'));
   const file = args.positionals[0];
-  const { config, warnings } = file === undefined ? { config: {}, warnings: [] } : await readXlConfig(file);
+  const { config, warnings } = file === undefined ? { config: {}, warnings: [] } : await xlCfg().readXlConfig(file);
   for (const warning of warnings) complain(`warning: ${warning}`);
   const asked: GuestConfig = { ...config, ...defined(configFromOptions(args)) };
   const guest = completeConfig(asked, file ?? 'run');
+  const ahead = beginAhead({ kernel: guest.kernel, ramdisk: guest.ramdisk, ...engineOptions(args) });
+  const log: Logger = createLogger(args.text('log-level'));
   // A name that nobody chose must not keep a second guest of the same kernel from running.
   const options = runOptions(args, asked.name === undefined);
   const statsFile = args.text('stats');
@@ -137,7 +150,9 @@ export async function run(args: Arguments): Promise<number> {
   const stop = interruptions();
   let terminal: Terminal | undefined;
   try {
-    const outcome = await runGuest(guest, options, log, {
+    await ahead.kernelOnItsWay.catch(() => undefined);
+    const { runGuest } = runner();
+    const hooks: RunHooks = {
       stop: stop.promise,
       // The terminal becomes raw when the guest is about to run, not before: an error must not be printed on a raw one.
       console: () => {
@@ -147,7 +162,8 @@ export async function run(args: Arguments): Promise<number> {
       onCrash: (report) => {
         process.stderr.write(`\n${report}\n`);
       },
-    });
+    };
+    const outcome = await runGuest(guest, options, log, hooks, ahead);
     terminal?.close();
     if (statsFile !== undefined && outcome.stats !== undefined) {
       unused = undefined;

@@ -15,7 +15,7 @@ import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
 import { UsageError } from '../errors';
-import { type ChosenEngine, chooseEngine, type EngineChoice } from '../partition/engines';
+import type { ChosenEngine, EngineChoice } from '../partition/engines';
 import type { GuestMemory } from '../partition/guest-memory';
 import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
 import type { Partition, PartitionExit } from '../partition/partition';
@@ -27,9 +27,8 @@ import { collectStats, type Stats } from '../translate/stats';
 import { Tracer, type TraceSummary } from '../translate/trace';
 import { TraceRing } from '../translate/trace-ring';
 import { type BuiltDomain, buildDomain } from '../xen/builder/builder';
-import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
 import { hypercallPage } from '../xen/builder/hypercall-page';
-import { type Kernel, loadKernel, readInput } from '../xen/builder/image';
+import type { Kernel } from '../xen/builder/image';
 import { DomainMemory as BuilderMemory, type PfnRun } from '../xen/builder/memory';
 import { GuestConsole } from '../xen/console/console';
 import { nativeCpuid } from '../xen/cpuid-native';
@@ -44,12 +43,13 @@ import { XenstoreConnection } from '../xen/xenstore/connection';
 import { XenstoreRing } from '../xen/xenstore/ring';
 import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
+import { type Ahead, beginAhead } from './ahead';
 import { applyCpuidSettings, type CpuidSetting, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
 import { type DomainInfo, vcpuTimes } from './domain-info';
 import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
-import { TscClock } from './tsc-clock';
+import type { TscClock } from './tsc-clock';
 
 export interface DomainConfig {
   readonly name: string;
@@ -121,8 +121,6 @@ const STALL_MS = 50;
 /** How long the end of a crashed domain waits for vCPUs that run. */
 const STOP_MS = 250;
 const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
-/** Bytes of a ramdisk file at most. */
-const MAX_RAMDISK = 2 ** 31;
 
 /** Xen version shown to guests. */
 export const XEN_VERSION = { major: 4, minor: 17 } as const;
@@ -259,26 +257,22 @@ export class Domain {
 
   /**
    * Builds a domain, ready to start. Errors: UsageError for kernel, ramdisk, sizes; the engine's own for the host.
-   * Nothing is left behind when it throws.
+   * Nothing is left behind when it throws. `ahead` is what has been begun with the same kernel and ramdisk.
    */
-  static async create(config: DomainConfig, log: Logger = pino({ enabled: false })): Promise<Domain> {
-    const tsc = new TscClock();
-    // Both go on while the kernel is loaded; what is wrong with them is reported after what is wrong with the kernel.
-    const choosing = chooseEngine(config.engine ?? 'auto', config.forceEngine);
-    const ramdiskBytes = config.ramdisk === undefined ? undefined : readInput(config.ramdisk, 'ramdisk', MAX_RAMDISK);
-    for (const early of [choosing, ramdiskBytes]) early?.catch(() => undefined);
-    const kernel = await loadKernel(config.kernel, { cache: new KernelCache(defaultCacheDirectory()) });
-    const ramdisk =
-      config.ramdisk === undefined || ramdiskBytes === undefined
-        ? undefined
-        : { file: config.ramdisk, bytes: await ramdiskBytes };
-    const engine = await choosing;
-    if (config.cpu !== undefined) await checkCpuModel(engine, config.cpu);
+  static async create(
+    config: DomainConfig,
+    log: Logger = pino({ enabled: false }),
+    ahead: Ahead = beginAhead(config),
+  ): Promise<Domain> {
+    const { tsc } = ahead;
+    // What is wrong with ramdisk or engine is reported after what is wrong with the kernel.
+    await ahead.kernelSoon;
+    const engine = await ahead.engine.catch(async (error: unknown) => {
+      await ahead.kernel;
+      await ahead.ramdisk;
+      throw error;
+    });
     log.info({ engine: engine.name, why: engine.why }, 'engine');
-    // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
-    const choice = chooseRing(config.guestRing, kernel.facts, engine.onHostCpu ? hostMeltdown() : 'not affected');
-    const guestRing = choice.ring;
-    log.info({ guestRing, why: choice.why }, 'guest ring');
     const nrPages = config.memory * 256;
     const maxPages = Math.max(config.maxmem ?? config.memory, config.memory) * 256;
     const image = trapImage();
@@ -297,7 +291,18 @@ export class Domain {
       ...(config.qemuArguments === undefined ? {} : { extraArguments: config.qemuArguments }),
     });
     try {
-      partition.prepare();
+      // A model that someone chose is looked at before anything is started with it.
+      if (config.cpu === undefined) partition.prepare();
+      const kernel = await ahead.kernel;
+      const ramdisk =
+        config.ramdisk === undefined || ahead.ramdisk === undefined
+          ? undefined
+          : { file: config.ramdisk, bytes: await ahead.ramdisk };
+      if (config.cpu !== undefined) await checkCpuModel(engine, config.cpu);
+      // QEMU walks page tables in software: no CPU speculates past them, whatever the host's is open to.
+      const choice = chooseRing(config.guestRing, kernel.facts, engine.onHostCpu ? hostMeltdown() : 'not affected');
+      const guestRing = choice.ring;
+      log.info({ guestRing, why: choice.why }, 'guest ring');
       const memory = partition.memory;
       const runs = domainRuns(layout, nrPages);
       const domainMemory = new BuilderMemory(memory, runs, true);

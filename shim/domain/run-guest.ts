@@ -10,6 +10,7 @@ import type { EngineChoice } from '../partition/engines';
 import type { Stats } from '../translate/stats';
 import { defaultCacheDirectory, KernelCache } from '../xen/builder/cache';
 import { kernelSymbols } from '../xen/builder/symbols';
+import type { Ahead } from './ahead';
 import { ControlSocket } from './control-socket';
 import { type CrashCapture, captureCrash, formatCrash } from './crash-report';
 import { type CrashFacts, Domain, type DomainConfig, type DomainEnd } from './domain';
@@ -104,8 +105,9 @@ async function live(
   stopped: Promise<unknown>,
   control: ControlSocket | undefined,
   life: number,
+  ahead: Ahead | undefined,
 ): Promise<Life> {
-  const domain = await Domain.create(domainConfig(guest, options, life), log);
+  const domain = await Domain.create(domainConfig(guest, options, life), log, ahead);
   let capture: CrashCapture | undefined;
   domain.onBeforeEnd = (end) => {
     const crash = crashOf(end);
@@ -153,13 +155,14 @@ function message(end: DomainEnd): string | undefined {
 
 /**
  * Runs the guest. Rejects with UsageError when it cannot be built, with the engine's error when it cannot be started.
- * When it settles, the engine's process and the guest's memory are gone.
+ * When it settles, the engine's process and the guest's memory are gone. `ahead` is what has been begun for it.
  */
 export async function runGuest(
   config: CompleteGuestConfig,
   options: RunOptions,
   log: Logger,
   hooks: RunHooks,
+  ahead?: Ahead,
 ): Promise<RunOutcome> {
   const control = options.control
     ? await ControlSocket.open(config.name, { unique: options.uniqueName, log })
@@ -179,7 +182,16 @@ export async function runGuest(
   const timer = options.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), options.timeoutMs);
   try {
     for (let life = 1; ; life++) {
-      const { end, capture, stats, ms } = await live(guest, options, log, hooks, stopped, control, life);
+      const { end, capture, stats, ms } = await live(
+        guest,
+        options,
+        log,
+        hooks,
+        stopped,
+        control,
+        life,
+        life === 1 ? ahead : undefined,
+      );
       if (capture !== undefined) {
         const cache = new KernelCache(defaultCacheDirectory());
         hooks.onCrash(formatCrash(capture, await kernelSymbols(guest.kernel, { cache }).load()));

@@ -9,7 +9,7 @@
  * one; the oldest ones go when there are more than MAX_ENTRIES.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { access, type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -53,16 +53,11 @@ export class KernelCache {
     return join(this.directory, key + SUFFIX);
   }
 
-  /** Is something stored under `key`? It may still turn out to be damaged. */
-  async has(key: string): Promise<boolean> {
-    return access(this.path(key)).then(
-      () => true,
-      () => false,
-    );
-  }
-
-  /** The content stored under `key`, of at most `limit` bytes and verified, or undefined. Never throws. */
-  async get(key: string, limit: number): Promise<Buffer | undefined> {
+  /**
+   * The content stored under `key`, of at most `limit` bytes and verified, or undefined. Never throws. `onReading` is
+   * called when there is something, and all that is left to do is under way on the thread pool.
+   */
+  async get(key: string, limit: number, onReading?: () => void): Promise<Buffer | undefined> {
     const path = this.path(key);
     let file: FileHandle;
     try {
@@ -72,7 +67,7 @@ export class KernelCache {
       return undefined;
     }
     try {
-      const content = await readVerified(file, limit);
+      const content = await readVerified(file, limit, onReading);
       const now = new Date();
       await utimes(path, now, now).catch(() => {});
       return content;
@@ -136,7 +131,7 @@ export class KernelCache {
   }
 }
 
-async function readVerified(file: FileHandle, limit: number): Promise<Buffer> {
+async function readVerified(file: FileHandle, limit: number, onReading?: () => void): Promise<Buffer> {
   const header = Buffer.alloc(HEADER_BYTES);
   const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
   if (bytesRead !== HEADER_BYTES || !header.subarray(0, 8).equals(MAGIC)) throw new Error('not a cached kernel');
@@ -149,16 +144,20 @@ async function readVerified(file: FileHandle, limit: number): Promise<Buffer> {
   let crc = 0;
   const piece = (at: number): Promise<{ bytesRead: number }> =>
     file.read(content, at, Math.min(PIECE_BYTES, length - at), HEADER_BYTES + at);
-  // The next piece is read on the thread pool while this one is hashed here.
-  let next = length > 0 ? piece(0) : undefined;
+  // All are read on the thread pool, some at a time, while what has come is hashed here.
+  const pieces: Promise<{ bytesRead: number }>[] = [];
+  for (let at = 0; at < length; at += PIECE_BYTES) pieces.push(piece(at));
+  // When one fails, the others must not fail unseen.
+  const settled = Promise.allSettled(pieces);
+  onReading?.();
   for (let at = 0; at < length; at += PIECE_BYTES) {
     const end = Math.min(at + PIECE_BYTES, length);
-    const got = (await next)?.bytesRead;
+    const got = (await pieces[at / PIECE_BYTES])?.bytesRead;
     if (got !== end - at) throw new Error(`${got} bytes read where ${end - at} should be`);
-    next = end < length ? piece(end) : undefined;
     if (hash === undefined) crc = crc32?.(content.subarray(at, end), crc) ?? 0;
     else hash.update(content.subarray(at, end));
   }
+  await settled;
   const intact =
     hash === undefined ? crc === wantedCrc : hash.digest().equals(header.subarray(SHA256_AT, SHA256_AT + 32));
   if (!intact) throw new Error('the checksum does not match');

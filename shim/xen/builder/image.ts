@@ -23,8 +23,13 @@ const WANTED = 'a bzImage (vmlinuz), an x86-64 ELF, or a gzipped one';
 export interface LoadOptions {
   /** Where decompressed kernels are kept; without it nothing is. */
   readonly cache?: KernelCache;
-  /** Called when nothing is left to do that takes long: the kernel is in the cache, or has been unpacked. */
+  /**
+   * Called when nothing is left to do that takes long: the kernel is being read from the cache, or has been unpacked. (Or
+   * both, one after the other, if what the cache had was damaged.)
+   */
   readonly onSoon?: () => void;
+  /** Called when other threads have begun what takes longest: reading the unpacked kernel, or unpacking. */
+  readonly onBackground?: () => void;
 }
 
 /** A file taken apart, not yet judged. */
@@ -105,6 +110,7 @@ export async function loadImage(file: string, options: LoadOptions = {}): Promis
 export async function unpackImage(file: string, bytes: Buffer, options: LoadOptions = {}): Promise<KernelImage> {
   const base = { file, fileBytes: bytes.length };
   if (isElf(bytes)) {
+    options.onBackground?.();
     options.onSoon?.();
     return {
       ...base,
@@ -166,22 +172,25 @@ export async function unpackImage(file: string, bytes: Buffer, options: LoadOpti
 
 async function cached(
   payload: Buffer,
-  { cache, onSoon }: LoadOptions,
-  unpack: () => Promise<Buffer>,
+  { cache, onSoon, onBackground }: LoadOptions,
+  decompress: () => Promise<Buffer>,
 ): Promise<{ elf: Buffer; fromCache: boolean }> {
-  if (cache === undefined) {
-    const elf = await unpack();
+  const unpack = async (): Promise<Buffer> => {
+    const unpacking = decompress();
+    onBackground?.();
+    const elf = await unpacking;
     onSoon?.();
-    return { elf, fromCache: false };
-  }
+    return elf;
+  };
+  if (cache === undefined) return { elf: await unpack(), fromCache: false };
   const key = KernelCache.key(payload);
-  const stored = await cache.has(key);
-  if (stored) onSoon?.();
-  const hit = await cache.get(key, MAX_KERNEL_BYTES);
+  const hit = await cache.get(key, MAX_KERNEL_BYTES, () => {
+    onBackground?.();
+    onSoon?.();
+  });
   // A trailer is as good as a header here: an entry of another size was stored by something else.
   if (hit !== undefined && hit.length === announcedSize(payload)) return { elf: hit, fromCache: true };
   const elf = await unpack();
-  if (!stored) onSoon?.();
   await cache.put(key, elf);
   return { elf, fromCache: false };
 }

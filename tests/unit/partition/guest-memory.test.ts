@@ -130,7 +130,10 @@ describe('values', () => {
   });
 
   test('large pieces too, into the upper region and across windows', () => {
-    const bytes = Buffer.alloc(200_000, Uint8Array.from({ length: 251 }, (_, i) => i));
+    const bytes = Buffer.alloc(
+      200_000,
+      Uint8Array.from({ length: 251 }, (_, i) => i),
+    );
     for (const gpa of [3, WINDOW_SIZE - 100_000, lowEnd - bytes.length, highStart, highStart + GIB / 2 - 77_777]) {
       memory.copyIn(gpa, bytes);
       expect(memory.copyOut(gpa, bytes.length).equals(bytes)).toBe(true);
