@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 /*
- * npm run bench -- [--quick] [--rounds N] [--only LIST] [--no-instructions] [--no-idle] [--verbose] [--output DIR]
+ * npm run bench -- [--quick] [--boot] [--rounds N] [--only LIST] [--no-instructions] [--no-idle] [--verbose] [--output DIR]
  *
  * Compares xenlighten in both guest rings with the bare kernel and with real Xen, and writes BENCHMARKS.md and
- * bench/results/latest.json. --quick: 3 rounds instead of 10. --only: scenarios (ring1,ring3,bare,dom0,domu,unpacked), which
- * writes no BENCHMARKS.md unless --output says where. About 90 s a round on an idle host; nothing else should run meanwhile.
+ * bench/results/latest.json. --quick: 3 rounds instead of 10. --boot: nothing but boots, no files. --only: scenarios
+ * (ring1,ring3,bare,dom0,domu,unpacked), which writes no BENCHMARKS.md unless --output says where. About 90 s a round on an
+ * idle host; nothing else should run meanwhile.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -30,6 +31,10 @@ function options(words) {
     const word = words.shift();
     const value = () => words.shift() ?? fail(`${word} needs a value`);
     if (word === '--quick') option.rounds = 3;
+    else if (word === '--boot') {
+      option.boot = true;
+      option.instructions = option.idle = option.complete = false;
+    }
     else if (word === '--rounds') option.rounds = Number(value());
     else if (word === '--only') {
       option.only = value().split(',');
@@ -79,6 +84,7 @@ async function prepare(option) {
 }
 
 function benchWords(option, idle) {
+  if (option.boot) return 'bench.micro=0 bench.cold=0';
   return `bench.cold=${COLD_CALLS}${option.idle && idle ? ` bench.idle=${IDLE_SECONDS + 2}` : ''}`;
 }
 
