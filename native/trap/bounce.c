@@ -197,8 +197,12 @@ static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_re
     struct trap_vp *s = vp->s;
     if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request)))
         serve_kick(vp);
-    if (unlikely(nmi_deliverable(vp)) && (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address))
-        deliver_nmi(vp, regs);
+    if (unlikely(nmi_deliverable(vp))) {
+        if (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address)
+            deliver_nmi(vp, regs);
+        else /* Nobody wants it: it is forgotten, as under Xen. */
+            __atomic_exchange_n(&s->nmi_pending, 0, __ATOMIC_SEQ_CST);
+    }
     if (upcall_deliverable(vp)) {
         struct trap_callback *cb = &s->callbacks[CALLBACKTYPE_event];
         if (cb->address) {

@@ -149,10 +149,13 @@ static void apply_effects(struct vp *vp, u32 effects)
     if (effects & TRAP_EFFECT_AREAS) {
         /* They may be another vCPU's. One that is up writes its own. */
         for (u32 i = 0; i < dom->nr_vps; i++)
-            if (i != vp->id && READ_ONCE(vps[i].s->online))
+            if (i != vp->id && READ_ONCE(vps[i].s->online)) {
                 vp_request(vp, i, TRAP_REQ_AREAS);
-            else if (i != vp->id)
+            } else if (i != vp->id) {
+                if (vps[i].s->time_area_gpa)
+                    time_update_vcpu(&vps[i]);
                 runstate_write(&vps[i]);
+            }
     }
     if (effects & TRAP_EFFECT_EVTCHN)
         evtchn_resync(vp);

@@ -163,11 +163,15 @@ export class Frames {
     for (let i = mfn; i < mfn + count; i++) {
       if (!this.isFrame(i) || this.isFree(i)) continue;
       this.setOwner(i, TRAP_FI.TRAP_FI_OWNER_NONE);
-      this.setM2p(i, INVALID_M2P_ENTRY);
-      this.free[i >> 5]! |= 1 << (i & 31);
-      this.freeCount++;
-      if (i < this.hint) this.hint = i;
+      this.markFree(i);
     }
+  }
+
+  private markFree(mfn: number): void {
+    this.setM2p(mfn, INVALID_M2P_ENTRY);
+    this.free[mfn >> 5]! |= 1 << (mfn & 31);
+    this.freeCount++;
+    if (mfn < this.hint) this.hint = mfn;
   }
 
   /**
@@ -175,8 +179,18 @@ export class Frames {
    * mappings, it stays the domain's, M2P entry and all; it is free once `sweep` finds that nothing does.
    */
   giveUp(mfn: number): void {
-    if ((this.info(mfn) & COUNT_MASK) === 0n) this.release(mfn);
-    else this.leaving.add(mfn);
+    if (!this.isFrame(mfn) || this.isFree(mfn)) return;
+    for (;;) {
+      const info = this.info(mfn);
+      if ((info & COUNT_MASK) !== 0n) {
+        this.leaving.add(mfn);
+        return;
+      }
+      // In one step: another vCPU may refer to the frame at this moment.
+      const without = info & ~TRAP_FI.TRAP_FI_OWNER_MASK;
+      if (this.memory.cas64(this.infoAddress(mfn), info, without) === info) break;
+    }
+    this.markFree(mfn);
   }
   isLeaving(mfn: number): boolean {
     return this.leaving.has(mfn);

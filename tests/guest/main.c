@@ -11,7 +11,7 @@ static int matches(const char *word, size_t n, const struct pvcase *c)
     size_t i;
 
     if (n == 3 && mem_eq(word, "all", 3))
-        return !(c->flags & ALONE);
+        return !(c->flags & (ALONE | SMP));
     for (i = 0; i < n; i++) {
         if (word[i] == '*' && i == n - 1)
             return !(c->flags & ALONE);

@@ -60,6 +60,7 @@ static inline long hc5(long nr, u64 a, u64 b, u64 c, u64 d, u64 e)
 
 /* --- cases ------------------------------------------------------------------------- */
 #define ALONE 1   /* ends or may end the domain: run by itself                         */
+#define SMP 4     /* needs a domain with two vCPUs, all such cases in one               */
 #define NORING1 2 /* looks at something that a kernel at CPL 1 cannot see the same way */
 struct pvcase {
     const char *name;

@@ -89,7 +89,7 @@ function boot(args, { cpu = machine.cpu, idle, total, onLine }) {
 }
 
 /**
- * Runs guests as domUs. Each: {name, kernel, cmdline, memory?, seconds?, ramdisk?}. Resolves to one
+ * Runs guests as domUs. Each: {name, kernel, cmdline, memory?, vcpus?, seconds?, ramdisk?}. Resolves to one
  * {name, state, lines, xen} per guest: state is poweroff, reboot, suspend, crashed,
  * watchdog, other (an unknown reason), timeout (xl still saw it running), refused
  * (xl create failed), gone (the domain vanished) or lost (the machine did not get that far); xen is what the hypervisor logged meanwhile.
@@ -115,7 +115,7 @@ export async function runGuests(guests, { cpu, verbose = false } = {}) {
         `kernel="${put(guest.kernel)}"`,
         ...(guest.ramdisk ? [`ramdisk="${put(guest.ramdisk)}"`] : []),
         `memory=${guest.memory ?? machine.guestMemory}`,
-        'vcpus=1',
+        `vcpus=${guest.vcpus ?? 1}`,
         `tsc_mode="native"`,
         `extra="${guest.cmdline}"`,
         'on_poweroff="preserve"',

@@ -4,7 +4,8 @@
  *                         it says to tests/fixtures/oracle/answers.json
  * npm run oracle:check    the same, but compares with the recorded answers (exit status 1 if one differs)
  *
- * Cases that need no domain of their own run in one domain, in link order; the others one domain each. The kernel at a
+ * Cases that need no domain of their own run in one domain, in link order, and those that need two vCPUs in another;
+ * the rest one domain each. The kernel at a
  * low address runs the first group once more: only its differences from the other one are recorded. Cases that look at
  * processor features run once more on a machine that has them all.
  */
@@ -17,12 +18,14 @@ const check = process.argv.includes('--check');
 const { xen } = build();
 const { kernel, low, cases } = testKernel();
 
-const shared = cases.filter((c) => !c.alone);
+const shared = cases.filter((c) => !c.alone && c.vcpus === 1);
+const smp = cases.filter((c) => !c.alone && c.vcpus > 1);
 const alone = cases.filter((c) => c.alone);
 const guests = [
   { name: '(high)', kernel, cmdline: 'all', seconds: 90 },
   { name: '(low)', kernel: low, cmdline: 'all', seconds: 90 },
-  ...alone.map((c) => ({ name: c.name, kernel, cmdline: c.name, seconds: 10 })),
+  { name: '(smp)', kernel, cmdline: smp.map((c) => c.name).join(' '), vcpus: 2, seconds: 60 },
+  ...alone.map((c) => ({ name: c.name, kernel, cmdline: c.name, vcpus: c.vcpus, seconds: 10 })),
 ];
 const verbose = process.argv.includes('--verbose');
 const { outcome, results } = await runGuests(guests, { verbose });
@@ -44,10 +47,10 @@ function facts(result) {
 const problems = [];
 for (const how of [outcome, featured.outcome]) if (how !== 'done') problems.push(`the machine ended with '${how}'`);
 const answers = {};
-const [high, lower, ...rest] = results;
+const [high, lower, two, ...rest] = results;
 const highFacts = facts(high);
 const lowFacts = facts(lower);
-for (const result of [high, lower])
+for (const result of [high, lower, two])
   if (result.state !== 'poweroff')
     problems.push(`${result.name}: ${result.state}\n  ${result.lines.slice(-2).join('\n  ')}`);
 for (const c of shared) {
@@ -55,6 +58,12 @@ for (const c of shared) {
   if (said === undefined) problems.push(`${c.name}: no line`);
   answers[c.name] = { state: 'poweroff', facts: said ?? null };
   if (lowFacts.get(c.name) !== said) answers[c.name].low = lowFacts.get(c.name) ?? null;
+}
+const smpFacts = facts(two);
+for (const c of smp) {
+  const said = smpFacts.get(c.name);
+  if (said === undefined) problems.push(`${c.name}: no line`);
+  answers[c.name] = { state: 'poweroff', facts: said ?? null };
 }
 for (const result of rest) {
   answers[result.name] = { state: result.state, facts: facts(result).get(result.name) ?? null };

@@ -6,7 +6,8 @@
  * set_gdt and NEW_BASEPTR take.
  *
  * Quirks: the FPU image is not loaded (the vCPU starts with a reset FPU, which is what Linux asks for). vm_assist counts
- * for the first vCPU only, which the builder starts, so it is ignored here. CS and SS get RPL 3. DS,
+ * for the first vCPU only, which the builder starts, so it is ignored here. CS and SS get RPL 3. A
+ * debug register that may not have its value keeps the one of reset, and that is no error. DS,
  * ES, FS and GS are not taken over: the vCPU starts with null selectors there.
  */
 import { TRAP_FI } from '../../../abi/trap';
@@ -20,9 +21,11 @@ import { PageTypes } from '../page-types';
 import type { RegName } from '../trap-state';
 import type { XenDomain } from '../xen-domain';
 import { arg64, type HypercallCall } from './call';
+import { writeDebugreg } from './hot/debugreg';
 import { MAX_GDT_ENTRIES } from './hot/descriptors';
 
 const MAX_LDT_ENTRIES = 8192n;
+const DEBUG_REGISTERS = [0, 1, 2, 3, 6, 7];
 const EFLAGS_IF = 0x200n;
 const EFLAGS_FIXED = 0x2n;
 const EFLAGS_IOPL = 0x3000n;
@@ -63,7 +66,6 @@ function isValid(v: DataView): boolean {
   if (!addresses.every(isCanonical)) return false;
   if ((Ctx.get.ldt_base(v, 0) & 0xfffn) !== 0n || Ctx.get.ldt_ents(v, 0) > MAX_LDT_ENTRIES) return false;
   if (Ctx.get.gdt_ents(v, 0) > BigInt(MAX_GDT_ENTRIES)) return false;
-  if (Ctx.get.debugreg(v, 0, 6) >> 32n !== 0n || Ctx.get.debugreg(v, 0, 7) >> 32n !== 0n) return false;
   const user = (Ctx.get.flags(v, 0) & BigInt(VGCF.VGCF_in_kernel)) === 0n;
   return !user || Ctx.get.ctrlreg(v, 0, 1) !== 0n;
 }
@@ -128,7 +130,10 @@ export function initialiseVcpu(d: XenDomain, c: HypercallCall, vcpu: number): nu
   trap.setVp(vcpu, 'user_l4', userL4);
   // The module drops what the guest may not have.
   trap.setVp(vcpu, 'vcr4', Ctx.get.ctrlreg(v, 0, 4));
-  for (let i = 0; i < 8; i++) trap.setVp(vcpu, 'debugreg', Ctx.get.debugreg(v, 0, i), i);
+  for (const reg of DEBUG_REGISTERS) {
+    trap.setVp(vcpu, 'debugreg', 0n, reg);
+    writeDebugreg(d, vcpu, reg, Ctx.get.debugreg(v, 0, reg));
+  }
   trap.setVp(vcpu, 'fs_base', Ctx.get.fs_base(v, 0));
   trap.setVp(vcpu, 'gs_base_kernel', Ctx.get.gs_base_kernel(v, 0));
   trap.setVp(vcpu, 'gs_base_user', Ctx.get.gs_base_user(v, 0));

@@ -28,6 +28,7 @@ export interface Run extends Mode {
 interface Case {
   readonly name: string;
   readonly alone: boolean;
+  readonly vcpus: number;
 }
 
 /** MiB; what the recorded domains had. */
@@ -49,13 +50,14 @@ function stateOf(end: DomainEnd): string {
   return end.kind === 'crash' ? 'crashed' : end.kind;
 }
 
-async function run(mode: Mode, cmdline: string): Promise<{ state: string; text: string }> {
+async function run(mode: Mode, cmdline: string, vcpus: number): Promise<{ state: string; text: string }> {
   const kernel = testKernel();
   const domain = await Domain.create({
     name: uniqueName(),
     kernel: mode.low ? kernel.replace(/\.elf$/, '-low.elf') : kernel,
     cmdline,
     memory: MEMORY,
+    vcpus,
     guestRing: mode.ring,
     cold: mode.cold ? parseColdList('all') : [],
     cpu: mode.features ? 'max' : undefined,
@@ -78,21 +80,31 @@ async function run(mode: Mode, cmdline: string): Promise<{ state: string; text: 
 
 /** Some cases, in one domain. */
 export async function runCases(mode: Mode, names: readonly string[]): Promise<Run> {
-  return { ...mode, wanted: names, text: (await run(mode, names.join(' '))).text };
+  const vcpus = Math.max(...allCases().filter((c) => names.includes(c.name)).map((c) => c.vcpus), 1);
+  return { ...mode, wanted: names, text: (await run(mode, names.join(' '), vcpus)).text };
 }
 
-/** The cases that need no domain of their own, in one; then, unless `sharedOnly`, each of the others in its own. */
+/**
+ * The cases that need no domain of their own, in one; then, unless `sharedOnly`, those for two vCPUs, and each of the others
+ * in its own.
+ */
 export async function runMode(mode: Mode, sharedOnly = false): Promise<Run[]> {
-  const shared = allCases()
-    .filter((c) => !c.alone)
-    .map((c) => c.name);
-  const jobs = [{ cmdline: 'all', wanted: shared }];
-  if (!sharedOnly) for (const c of allCases()) if (c.alone) jobs.push({ cmdline: c.name, wanted: [c.name] });
+  const together = (vcpus: number): string[] =>
+    allCases()
+      .filter((c) => !c.alone && c.vcpus === vcpus)
+      .map((c) => c.name);
+  const jobs = [{ cmdline: 'all', wanted: together(1), vcpus: 1, many: true }];
+  if (!sharedOnly) {
+    jobs.push({ cmdline: together(2).join(' '), wanted: together(2), vcpus: 2, many: true });
+    for (const c of allCases()) {
+      if (c.alone) jobs.push({ cmdline: c.name, wanted: [c.name], vcpus: c.vcpus, many: false });
+    }
+  }
   const runs: Run[] = [];
   const worker = async (): Promise<void> => {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) {
-      const { state, text } = await run(mode, job.cmdline);
-      const many = job.wanted === shared;
+      const { many, vcpus } = job;
+      const { state, text } = await run(mode, job.cmdline, vcpus);
       if (many && state !== 'poweroff') throw new Error(`the test kernel ended with ${state}:\n${text.slice(-2000)}`);
       runs.push({ ...mode, wanted: job.wanted, text, ...(many ? {} : { state }) });
     }

@@ -35,20 +35,26 @@ function isAllowedControl(d: XenDomain, vcpu: number, dr7: bigint): boolean {
   return true;
 }
 
-export const setDebugreg: Handler = (d, c) => {
-  const reg = registerOf(d, c.vcpu, arg32(c, 0));
-  let value = arg64(c, 1);
+/** Gives a vCPU's register a value, if it may have it: 0 or -errno. Loading the real one is the module's. */
+export function writeDebugreg(d: XenDomain, vcpu: number, number: number, asked: bigint): number {
+  const reg = registerOf(d, vcpu, number);
+  let value = asked;
   if (reg === undefined) return -E.XEN_ENODEV;
   if (reg < 4) {
     if (!isGuestAddress(value) || !isGuestAddress(value + 7n)) return -E.XEN_EPERM;
   } else {
     if (value >> 32n !== 0n) return -E.XEN_EINVAL;
     value = reg === 6 ? (value & ~DR6_ZEROS) | DR6_ONES : (value & ~DR7_ZEROS) | DR7_ONES;
-    if (reg === 7 && !isAllowedControl(d, c.vcpu, value)) return -E.XEN_EPERM;
+    if (reg === 7 && !isAllowedControl(d, vcpu, value)) return -E.XEN_EPERM;
   }
-  d.trap.setVp(c.vcpu, 'debugreg', value, reg);
-  c.effects |= TRAP_EFFECT.TRAP_EFFECT_DEBUG;
+  d.trap.setVp(vcpu, 'debugreg', value, reg);
   return 0;
+}
+
+export const setDebugreg: Handler = (d, c) => {
+  const rc = writeDebugreg(d, c.vcpu, arg32(c, 0), arg64(c, 1));
+  if (rc === 0) c.effects |= TRAP_EFFECT.TRAP_EFFECT_DEBUG;
+  return rc;
 };
 
 export const getDebugreg: Handler = (d, c) => {
