@@ -279,6 +279,18 @@ CASE(smp_errors, "smp-initialise", SMP)
     }
 }
 
+/* vCPU 1 has been told to go down, and leaves the processor soon. */
+static void gone(void)
+{
+    struct vcpu_runstate_info rs = {.state = RUNSTATE_running};
+    u64 end = now_ns() + 5000000000ul;
+
+    while (rs.state != RUNSTATE_offline && now_ns() < end) {
+        yield();
+        vcpu_op(VCPUOP_get_runstate_info, 1, &rs);
+    }
+}
+
 /* --- memory areas of the other vCPU ------------------------------------------------------- */
 CASE(smp_areas, "smp-areas", SMP)
 {
@@ -291,7 +303,7 @@ CASE(smp_areas, "smp-areas", SMP)
     ap_start();
     kd("info_up", vcpu_op(VCPUOP_register_vcpu_info, 1, &info));
     kd("down", vcpu_op(VCPUOP_down, 1, 0));
-    wait_ns(20000000); /* it leaves the processor soon */
+    gone();
     info.offset = 4096 - 60;
     kd("info_offset", vcpu_op(VCPUOP_register_vcpu_info, 1, &info));
     info.offset = 128;
@@ -326,15 +338,12 @@ CASE(smp_down, "smp-down", SMP)
 {
     struct vcpu_runstate_info rs;
     u64 beats;
-    int i;
 
     ap_start();
     ap_result = 99;
     ap_begin(down_self);
-    for (i = 0; i < 1000 && vcpu_op(VCPUOP_is_up, 1, 0); i++)
-        wait_ns(1000000), yield();
+    gone();
     kd("is_up", vcpu_op(VCPUOP_is_up, 1, 0));
-    wait_ns(20000000);
     kd("result", ap_result);
     kd("runstate", vcpu_op(VCPUOP_get_runstate_info, 1, &rs));
     kd("state", rs.state);
@@ -346,7 +355,7 @@ CASE(smp_down, "smp-down", SMP)
     kd("down", vcpu_op(VCPUOP_down, 1, 0));
     kd("down_again", vcpu_op(VCPUOP_down, 1, 0));
     kd("is_up", vcpu_op(VCPUOP_is_up, 1, 0));
-    wait_ns(50000000);
+    gone();
     beats = ap_beats;
     wait_ns(50000000);
     yield();
@@ -385,6 +394,18 @@ static void ap_poll(void)
     ap_mask();
     set_xen_guest_handle(p.ports, list);
     ap_result = hc(__HYPERVISOR_sched_op, SCHEDOP_poll, &p);
+}
+
+/* vCPU 1 has been sent to sleep. */
+static void asleep(void)
+{
+    struct vcpu_runstate_info rs = {.state = RUNSTATE_running};
+    u64 end = now_ns() + 5000000000ul;
+
+    while (rs.state != RUNSTATE_blocked && ap_fn && now_ns() < end) {
+        yield();
+        vcpu_op(VCPUOP_get_runstate_info, 1, &rs);
+    }
 }
 
 static void ap_send(void)
@@ -436,8 +457,7 @@ CASE(smp_events, "smp-events", SMP)
     n = ap_upcalls;
     ap_result = 99;
     ap_begin(ap_block);
-    wait_ns(50000000);
-    yield();
+    asleep();
     kd("asleep", ap_result == 99);
     port_op(EVTCHNOP_send, port);
     kd("woken", ap_end());
@@ -451,8 +471,7 @@ CASE(smp_events, "smp-events", SMP)
     ap_port = port;
     ap_result = 99;
     ap_begin(ap_poll);
-    wait_ns(50000000);
-    yield();
+    asleep();
     kd("polls", ap_result == 99);
     port_op(EVTCHNOP_send, port);
     kd("woken", ap_end());
@@ -460,8 +479,7 @@ CASE(smp_events, "smp-events", SMP)
     ap_port = self;
     ap_result = 99;
     ap_begin(ap_poll);
-    wait_ns(50000000);
-    yield();
+    asleep();
     kd("polls", ap_result == 99);
     port_op(EVTCHNOP_send, self);
     kd("woken", ap_end());

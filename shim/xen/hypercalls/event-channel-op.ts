@@ -68,9 +68,9 @@ function run(d: XenDomain, c: HypercallCall, cmd: number, arg: bigint): number {
     case EVTCHNOP.EVTCHNOP_close:
       return evtchn.close(EvtchnClose.get.port(c.guest.view(arg, EvtchnClose.size), 0));
     case EVTCHNOP.EVTCHNOP_send:
-      return evtchnSend(d, EvtchnSend.get.port(c.guest.view(arg, EvtchnSend.size), 0));
+      return evtchnSend(d, EvtchnSend.get.port(c.guest.view(arg, EvtchnSend.size), 0), c.vcpu);
     case EVTCHNOP.EVTCHNOP_unmask:
-      return evtchnUnmask(d, EvtchnUnmask.get.port(c.guest.view(arg, EvtchnUnmask.size), 0));
+      return evtchnUnmask(d, EvtchnUnmask.get.port(c.guest.view(arg, EvtchnUnmask.size), 0), c.vcpu);
     case EVTCHNOP.EVTCHNOP_status: {
       const v = c.guest.view(arg, EvtchnStatus.size);
       const s = evtchn.status(EvtchnStatus.get.dom(v, 0), EvtchnStatus.get.port(v, 0));

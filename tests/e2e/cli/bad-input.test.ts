@@ -177,7 +177,7 @@ const CASES: readonly (readonly [string, () => string[], string, string, string]
     'maxvcpus of 2 with vcpus of 4',
     'maxvcpus at least as large as vcpus',
   ],
-  ['no vCPU', () => ['--kernel', good, '--vcpus', '0'], '--vcpus', '"0"', 'a whole number from 1 to 64'],
+  ['no vCPU', () => ['--kernel', good, '--vcpus', '0'], '', '"0"', 'a whole number from 1 to 64'],
   [
     'a configuration without a kernel',
     () => [file('no-kernel.cfg', 'memory = 64\n')],

@@ -80,7 +80,12 @@ async function run(mode: Mode, cmdline: string, vcpus: number): Promise<{ state:
 
 /** Some cases, in one domain. */
 export async function runCases(mode: Mode, names: readonly string[]): Promise<Run> {
-  const vcpus = Math.max(...allCases().filter((c) => names.includes(c.name)).map((c) => c.vcpus), 1);
+  const vcpus = Math.max(
+    ...allCases()
+      .filter((c) => names.includes(c.name))
+      .map((c) => c.vcpus),
+    1,
+  );
   return { ...mode, wanted: names, text: (await run(mode, names.join(' '), vcpus)).text };
 }
 

@@ -63,10 +63,6 @@ function leaveLastQueue(d: XenDomain, port: number, vcpu: number, priority: numb
 
 /** Links an unmasked, pending FIFO event into its queue unless it is linked. */
 function linkFifo(d: XenDomain, port: number, word: number, vcpu: number, priority: number): void {
-  if (d.nrVcpus > 1) {
-    d.host.raisePort(vcpu, port);
-    return;
-  }
   if ((d.memory.or32(word, BIT_LINKED) & BIT_LINKED) !== 0) return;
   const control = d.evtchn.fifoControl(vcpu);
   if (control === 0) {
@@ -105,18 +101,18 @@ function raiseFifo(d: XenDomain, port: number, vcpu: number, priority: number): 
   if ((old & (BIT_MASKED | BIT_LINKED)) === 0) linkFifo(d, port, word, vcpu, priority);
 }
 
-/** Makes a bound port pending. */
-export function evtchnRaise(d: XenDomain, port: number): void {
+/** Makes a bound port pending, for the vCPU `caller`. */
+export function evtchnRaise(d: XenDomain, port: number, caller: number): void {
   const entry = d.evtchn.get(port);
   if (entry === undefined) return;
-  // The module also knows which other vCPU polls the port.
-  if (d.nrVcpus > 1) d.host.raisePort(entry.vcpu, port);
+  // The caller's own VP does it, on its way back to the guest: the port is pending when the hypercall returns.
+  if (d.nrVcpus > 1) d.host.raisePort(caller, port);
   else if (d.evtchn.fifo) raiseFifo(d, port, entry.vcpu, entry.priority);
   else raise2l(d, port, entry.vcpu);
 }
 
 /** EVTCHNOP_send: 0 or -errno. */
-export function evtchnSend(d: XenDomain, port: number): number {
+export function evtchnSend(d: XenDomain, port: number, caller: number): number {
   const entry = d.evtchn.get(port);
   if (entry === undefined) return -E.XEN_EINVAL;
   switch (entry.state.kind) {
@@ -126,10 +122,10 @@ export function evtchnSend(d: XenDomain, port: number): number {
       d.evtchn.notifyBackend(port);
       return 0;
     case 'self':
-      evtchnRaise(d, entry.state.peer);
+      evtchnRaise(d, entry.state.peer, caller);
       return 0;
     case 'ipi':
-      evtchnRaise(d, port);
+      evtchnRaise(d, port, caller);
       return 0;
     case 'virq':
       return -E.XEN_EINVAL;
@@ -137,7 +133,7 @@ export function evtchnSend(d: XenDomain, port: number): number {
 }
 
 /** EVTCHNOP_unmask: 0 or -errno. Works on ports in any state, free ones and port 0 included. */
-export function evtchnUnmask(d: XenDomain, port: number): number {
+export function evtchnUnmask(d: XenDomain, port: number, caller: number): number {
   if (port >= d.evtchn.limit) return -E.XEN_EINVAL;
   const entry = d.evtchn.get(port);
   const vcpu = entry?.vcpu ?? 0;
@@ -145,7 +141,9 @@ export function evtchnUnmask(d: XenDomain, port: number): number {
     const word = d.evtchn.fifoWord(port);
     if (word === undefined) return 0;
     const old = d.memory.and32(word, ~BIT_MASKED) >>> 0;
-    if ((old & BIT_PENDING) !== 0) linkFifo(d, port, word, vcpu, entry?.priority ?? 0);
+    if ((old & BIT_PENDING) === 0) return 0;
+    if (d.nrVcpus > 1) d.host.raisePort(caller, port);
+    else linkFifo(d, port, word, vcpu, entry?.priority ?? 0);
     return 0;
   }
   const gpa = d.evtchn.bitmapWord('evtchn_mask', port);
