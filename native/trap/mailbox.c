@@ -164,9 +164,11 @@ static void apply_effects(struct vp *vp, u32 effects)
         timer_expire(vp);
         timer_rearm(vp);
     }
-    if (effects & TRAP_EFFECT_PARK)
+    if (effects & TRAP_EFFECT_PARK) {
+        vp_set_running(vp, false); /* nobody waits for this VP any more */
         for (;;)
             hv->idle(vp);
+    }
 }
 
 s64 shim_call(struct vp *vp, u32 kind, u32 nr, const u64 args[6])

@@ -617,11 +617,16 @@ export class Domain {
       .filter((other) => other.vcpu !== vcpu && trap.getVp(other.vcpu, 'initialised') !== 0);
   }
 
-  /** Asks all VPs to stop. Resolves when those that are up have, with their registers in their blocks, or soon after. */
-  private async stopVps(): Promise<void> {
-    const { trap, memory } = this.xen;
+  /** Asks all VPs to stop where they are, outside the guest. */
+  private askToStop(): void {
+    const { trap } = this.xen;
     trap.setDomain('stop_request', 1);
     for (let v = 0; v < trap.nrVps; v++) this.mailboxes.kick(v);
+  }
+
+  /** Resolves when those that are up have stopped, with their registers in their blocks, or soon after. */
+  private async stopped(): Promise<void> {
+    const { trap, memory } = this.xen;
     const inCall = (v: number): boolean => memory.load32(trap.vpGpa(v) + MBOX_STATE) !== TRAP_MBOX.TRAP_MBOX_IDLE;
     const runs = (v: number): boolean => trap.getVp(v, 'online') !== 0 && trap.getVp(v, 'parked') === 0 && !inCall(v);
     const until = performance.now() + STOP_MS;
@@ -635,7 +640,10 @@ export class Domain {
     this.finished = true;
     if (this.tscTimer !== undefined) clearTimeout(this.tscTimer);
     const crashed = (end.kind === 'crash' || end.kind === 'failed') && end.crash !== undefined;
-    if (crashed && this.layout.nrVps > 1 && !this.exited) await this.stopVps();
+    if (this.layout.nrVps > 1 && !this.exited) {
+      this.askToStop();
+      if (crashed) await this.stopped();
+    }
     this.onBeforeEnd?.(end);
     try {
       this.xen.end();

@@ -62,7 +62,11 @@ if [ -n "$seconds" ]; then
 fi
 dmesg | grep -i -e "rcu:.*\\(stall\\|self-detected\\|starved\\)" -e "BUG:" -e "WARNING:" -e "Oops" -e lockdep -e "soft lockup" -e "blocked for more" -e "clocksource.*unstable" -e "xen.*fail" | sed 's/^/trouble: /'
 grep -e timer -e callfunc -e resched /proc/interrupts | sed 's/^/interrupts: /'
-case " $(cat /proc/cmdline) " in *" wait "*)
+case " $(cat /proc/cmdline) " in
+*" crash "*)
+  while :; do :; done &
+  taskset 2 sh -c 'echo c > /proc/sysrq-trigger';;
+*" wait "*)
   echo READY
   # The kernel makes it present; taking it online is left to user space.
   while [ "$(cat $cpu/present)" != 0-1 ]; do usleep 50000; done
@@ -126,6 +130,26 @@ test.each(RUNS)(
   },
   TEST_MS,
 );
+
+test.each([1, 3] as const)('a crash on vCPU 1 in ring %d stops all, and the report has all', async (ring) => {
+  const name = uniqueName();
+  const guest = new Xenlighten([
+    ...['run', '--name', name, '--kernel', kernels.stock, '--ramdisk', ramdisk, '--memory', '128', '--vcpus', '3'],
+    ...['--cmdline', 'console=hvc0 quiet crash', '--guest-ring', `${ring}`],
+  ]);
+  expect(await guest.ended).toEqual({ status: 3, signal: null });
+  const report = guest.stderr;
+  expect(report).toMatch(/^Guest crash on vCPU 1$/m);
+  expect(report).toMatch(/^ {2}The guest kernel panicked and reported it .*: sysrq triggered crash$/m);
+  for (const vcpu of [0, 2]) {
+    // Linux takes the others down before it reports the crash.
+    expect(report).toMatch(
+      new RegExp(`^vCPU ${vcpu} \\(guest kernel mode, down\\)\n {2}rip [0-9a-f]{4}:ffffffff8[0-9a-f]{7}`, 'm'),
+    );
+    expect(report).toContain(`  vcpu_op.down(cmd=0x2, vcpuid=0x${vcpu}, arg=0x0), under way`);
+  }
+  expect(await leftovers(name)).toEqual([]);
+});
 
 test('vCPUs beyond vcpus= are offline, and the toolstack takes one online and offline', async () => {
   const domain = await Domain.create({

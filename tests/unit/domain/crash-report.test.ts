@@ -189,3 +189,22 @@ test('whatever guest memory and the block hold, there is a report', () => {
     { numRuns: 30 },
   );
 });
+
+test('what the other vCPUs were doing: registers, mode, the last hypercall', () => {
+  const others = [0, 2].map((vcpu) => {
+    const vp = Buffer.alloc(TrapVp.size);
+    const view = new DataView(vp.buffer, vp.byteOffset, vp.length);
+    setRegister(view, 'rip', 0x1000n + BigInt(vcpu));
+    setRegister(view, 'cs', 0x33n);
+    TrapVp.set.user_mode(view, 0, vcpu === 0 ? 1 : 0);
+    TrapVp.set.online(view, 0, vcpu === 0 ? 1 : 0);
+    TrapVp.set.last_next(view, 0, 1);
+    TrapLast.set.nr(view, TrapVp.offsetOf('last', 0), HYPERVISOR.__HYPERVISOR_iret);
+    return { vcpu, vp };
+  });
+  const text = formatCrash(captureCrash(crash({ vcpu: 1, others }), new PlainMemory().domain, [], ''), undefined);
+  expect(text).toMatch(/^Guest crash on vCPU 1$/m);
+  expect(text).toMatch(/^vCPU 0 \(guest user mode\)\n {2}rip 0033:0{12}1000\n/m);
+  expect(text).toMatch(/^vCPU 2 \(guest kernel mode, down\)\n {2}rip 0033:0{12}1002\n/m);
+  expect(text.match(/^ {2}last hypercall iret\(\) = 0$/gm)).toHaveLength(2);
+});
