@@ -34,8 +34,7 @@ function options(words) {
     else if (word === '--boot') {
       option.boot = true;
       option.instructions = option.idle = option.complete = false;
-    }
-    else if (word === '--rounds') option.rounds = Number(value());
+    } else if (word === '--rounds') option.rounds = Number(value());
     else if (word === '--only') {
       option.only = value().split(',');
       option.complete = false;

@@ -34,7 +34,7 @@ void mm_boot_root(struct vp *vp, u64 l4_mfn)
 
 /* --- roots -------------------------------------------------------------------------------------------------------- */
 
-u32 mm_flush_epoch;
+u32 mm_flush_epoch, mm_flush_done;
 
 static void load_cr3(struct vp *vp, u64 cr3)
 {
@@ -42,7 +42,7 @@ static void load_cr3(struct vp *vp, u64 cr3)
     count_misc(vp, TRAP_COUNT_CR3_LOAD);
     vp->stores_at_load = mm_stale_stores;
     write_cr3(cr3);
-    if (vp->id == 0)
+    if (dom->nr_vps == 1)
         mm_flush_epoch++;
 }
 
@@ -260,8 +260,19 @@ static u64 remote_vps(const struct vp *vp, u64 mask)
     return others;
 }
 
+/* A flush of all VPs has been done that began as the `number`-th. */
+static void all_flushed(u32 number)
+{
+    u32 done = READ_ONCE(mm_flush_done);
+    while ((int32_t)(number - done) > 0 &&
+           !__atomic_compare_exchange_n(&mm_flush_done, &done, number, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        ;
+}
+
 void mm_flush_vps(struct vp *vp, u64 mask)
 {
+    const bool all = dom->nr_vps > 1 && mask == ~0ul;
+    const u32 number = all ? __atomic_add_fetch(&mm_flush_epoch, 1, __ATOMIC_SEQ_CST) : 0;
     if (unlikely(dom->nr_vps > 1)) {
         u64 others = remote_vps(vp, mask);
         if (others) {
@@ -271,6 +282,8 @@ void mm_flush_vps(struct vp *vp, u64 mask)
     }
     if (mask >> vp->id & 1)
         mm_flush_local(vp);
+    if (all)
+        all_flushed(number);
 }
 
 void mm_invlpg_vps(struct vp *vp, u64 mask, u64 va)

@@ -86,8 +86,11 @@ long mm_unpin(struct vp *vp, u64 mfn);
 /* Says in the log why the last validation on this VP failed; for the first few failures only. Holds no lock. */
 void mm_report_refusal(struct vp *vp, const char *what, u64 mfn, long rc);
 
-/* Complete TLB flushes of VP 0; with one VP it tells whether an old translation can still be cached. */
-extern u32 mm_flush_epoch;
+/*
+ * Complete TLB flushes that have begun: of the VP, if there is one only, else of all VPs at once. With mm_flush_done, the
+ * last of them that is done, it tells whether an old translation can still be cached.
+ */
+extern u32 mm_flush_epoch, mm_flush_done;
 
 /* Does the table hang in one place? Pins do not make translations. */
 bool mm_referred_to_once(u64 mfn);

@@ -310,7 +310,12 @@ static u64 mark_stale(u64 fi)
 
 static bool is_stale(u64 fi)
 {
-    return (fi & TRAP_FI_STALE_RW) && (dom->nr_vps > 1 || fi >> TRAP_FI_EPOCH_SHIFT == (READ_ONCE(mm_flush_epoch) & 3));
+    if (!(fi & TRAP_FI_STALE_RW))
+        return false;
+    /* With several VPs a flush takes time, and counts only if it began after the mark and is done. */
+    const u32 done = __atomic_load_n(&mm_flush_done, __ATOMIC_SEQ_CST);
+    const u32 begun = __atomic_load_n(&mm_flush_epoch, __ATOMIC_SEQ_CST);
+    return fi >> TRAP_FI_EPOCH_SHIFT == (begun & 3) || (dom->nr_vps > 1 && done != begun);
 }
 
 bool mm_referred_to_once(u64 mfn)

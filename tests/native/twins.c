@@ -304,7 +304,7 @@ static void reset(u64 domain_gpa)
     memset(registers, 0, sizeof(registers));
     memset(fifo_lock, 0, sizeof(fifo_lock));
     memset(refusals, 0, sizeof(refusals));
-    mm_flush_epoch = 0;
+    mm_flush_epoch = mm_flush_done = 0;
     reports_left = 32;
     mm_init();
     const u64 now = now_ns;
