@@ -170,6 +170,7 @@ export function makeWorld(options: { ring: 1 | 3; vcpus: number }): World {
     layout,
     built,
     options.ring,
+    [],
     new TscClock(),
     log,
   ]) as Domain;
