@@ -34,6 +34,37 @@ static void snapshot(struct vp *vp)
     s->gs_base_user = s->user_mode ? active : inactive;
 }
 
+/*
+ * Stopping the domain. A VP parks where it holds nothing and nobody waits for it: on its way to the guest, asleep, down,
+ * in a call to the shim. The clock stops with the last one that parks, and goes on with the first one that leaves, before
+ * any VP runs guest code.
+ */
+static u32 park_lock;
+static u64 parked_vps;
+
+static bool all_parked(void)
+{
+    return parked_vps == ~0ul >> (64 - dom->nr_vps);
+}
+
+static void set_parked(struct vp *vp, bool parked)
+{
+    while (__atomic_exchange_n(&park_lock, 1, __ATOMIC_ACQUIRE))
+        cpu_relax();
+    if (parked) {
+        parked_vps |= 1ul << vp->id;
+        if (all_parked())
+            time_stop();
+    } else {
+        if (all_parked())
+            time_go_on();
+        parked_vps &= ~(1ul << vp->id);
+    }
+    store_release(&park_lock, 0);
+    store_release(&vp->s->parked, parked);
+    ring_doorbell(vp);
+}
+
 /* True if it did: what came in meanwhile was only waited for, not served. */
 static bool park_if_asked(struct vp *vp)
 {
@@ -42,9 +73,11 @@ static bool park_if_asked(struct vp *vp)
     const bool running = vp->s->running;
     mm_hand_over(vp);
     vp_set_running(vp, false);
-    snapshot(vp);
-    store_release(&vp->s->parked, 1);
-    ring_doorbell(vp);
+    timer_disarm(vp);
+    /* Not that of a vCPU that has never run: what VCPUOP_initialise has put there is still to be loaded. */
+    if (vp->regs)
+        snapshot(vp);
+    set_parked(vp, true);
     while (load_acquire(&dom->stop_request)) {
         hv->idle(vp);
         if (READ_ONCE(vp->s->requests))
@@ -53,10 +86,10 @@ static bool park_if_asked(struct vp *vp)
         if (READ_ONCE(vp->s->kick))
             __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
     }
-    store_release(&vp->s->parked, 0);
+    set_parked(vp, false);
     vp_set_running(vp, running);
-    timer_rearm(vp);
-    time_update_vcpu(vp);
+    if (READ_ONCE(vp->s->online))
+        timer_rearm(vp);
     return true;
 }
 

@@ -4,7 +4,8 @@
  * System time is a linear function of the TSC, with the very multiplication that the guest performs, so that a deadline
  * computed by the guest and our reading of the clock agree to the nanosecond. The frequency comes from the hypervisor's
  * reference TSC page, or from the shim, which improves its estimate as the domain runs; a new one is applied with the
- * clock held continuous.
+ * clock held continuous. While the domain is paused the clock stands, and with it all that is counted in it: deadlines,
+ * watchdogs, run states.
  */
 #include "trap.h"
 #include "mm.h"
@@ -109,6 +110,14 @@ void time_update_vcpu(struct vp *vp)
     store_release(&pvclock_lock, 0);
 }
 
+/* Those that are down, too: they may come up at any time, and the guest may read what it has registered. */
+static void update_vcpus(void)
+{
+    for (u32 i = 0; i < dom->nr_vps; i++)
+        if (READ_ONCE(vps[i].s->initialised))
+            time_update_vcpu(&vps[i]);
+}
+
 /* The hypervisor's word, else the shim's estimate. */
 static u64 clock_hz(void)
 {
@@ -137,11 +146,35 @@ void time_update_frequency(struct vp *vp)
         dom->time_tsc = anchor_tsc;
         __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
         store_release(&pvclock_lock, 0);
-        for (u32 i = 0; i < dom->nr_vps; i++)
-            if (READ_ONCE(vps[i].s->online))
-                time_update_vcpu(&vps[i]);
+        update_vcpus();
     }
     vp_release_others(vp);
+}
+
+/* While all VPs are parked the clock stands, for the module too: its multiplier is 0. This is the one to go on with. */
+static u32 stopped_mul;
+
+void time_stop(void)
+{
+    __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
+    u64 now_tsc = rdtsc();
+    anchor_ns += scale(now_tsc - anchor_tsc);
+    anchor_tsc = now_tsc;
+    stopped_mul = clock_mul;
+    clock_mul = 0;
+    dom->time_offset = anchor_ns;
+    dom->time_tsc = anchor_tsc;
+    __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
+}
+
+void time_go_on(void)
+{
+    __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
+    anchor_tsc = rdtsc();
+    clock_mul = stopped_mul;
+    dom->time_tsc = anchor_tsc;
+    __atomic_fetch_add(&anchor_version, 1, __ATOMIC_SEQ_CST);
+    update_vcpus();
 }
 
 void time_init(void)
@@ -193,6 +226,15 @@ void timer_rearm(struct vp *vp)
         /* STIMER counts in 100 ns: round up, or the guest would find its deadline still in the future. */
         hv->stimer_set(vp, d / 100 + (d % 100 != 0) + (d == 0));
     }
+}
+
+void timer_disarm(struct vp *vp)
+{
+    if (vp->armed_deadline == ~0ul)
+        return;
+    vp->armed_deadline = ~0ul;
+    count_hv(vp, TRAP_HV_STIMER_STOP);
+    hv->stimer_set(vp, 0);
 }
 
 void timer_set_period(struct vp *vp, u64 period)

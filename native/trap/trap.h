@@ -496,6 +496,8 @@ u64 system_time(void);
 /* Rewrites vcpu_info.time and the registered copy, of any VP. */
 void time_update_vcpu(struct vp *vp);
 void timer_rearm(struct vp *vp);
+/* No deadline is kept until timer_rearm. */
+void timer_disarm(struct vp *vp);
 /* Raises VIRQ_TIMER for deadlines that have passed; called from the timer interrupt and before idling. */
 void timer_expire(struct vp *vp);
 /* A new period (ns, 0 none) of the vCPU's periodic timer, counted from now. On its own VP; timer_rearm is the caller's. */
@@ -504,6 +506,12 @@ void runstate_change(struct vp *vp, u32 state);
 void runstate_write(struct vp *vp);
 /* Applies a new tsc_hz that the shim has published. */
 void time_update_frequency(struct vp *vp);
+/*
+ * Between the two, system time stands. All VPs are parked when it stops and when it goes on, which the caller sees to;
+ * when it goes on, every vCPU's pvclock says so.
+ */
+void time_stop(void);
+void time_go_on(void);
 
 /* --- the hypervisor below (hv_tlfs.c, hv_soft.c) ---------------------------------------------------------------------- */
 

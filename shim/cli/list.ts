@@ -8,18 +8,21 @@ export const declaration: CommandDecl = {
   name: 'list',
   usage: '',
   summary: [
-    'Lists your running guests: name, id (as the guest sees it), memory in MiB, virtual CPUs, state (r running, b blocked),',
-    'seconds that the virtual CPUs have run. A guest that does not answer has question marks.',
+    'Lists your running guests: name, id (as the guest sees it), memory in MiB, virtual CPUs, state (r running, b blocked,',
+    'p paused), seconds that the virtual CPUs have run. A guest that does not answer has question marks.',
   ].join('\n'),
   positionals: { min: 0, max: 0 },
   options: { json: { help: 'print the list as JSON' } },
 };
 
+/** Where xl has its letters. */
+const STATES = { running: 'r-----', blocked: '-b----', paused: '--p---' } as const;
+
 const HEADER = `${'Name'.padEnd(40)} ${'ID'.padStart(5)} ${'Mem'.padStart(5)} ${'VCPUs'.padStart(5)}\tState\tTime(s)`;
 
 export function formatDomain({ name, info }: ListedDomain): string {
   const cells = info === undefined ? ['?', '?', '?'] : [info.domid, info.memoryMiB, info.vcpus].map(String);
-  const state = info === undefined ? '------' : info.state === 'running' ? 'r-----' : '-b----';
+  const state = info === undefined ? '------' : STATES[info.state];
   const time = info === undefined ? '?' : info.cpuSeconds.toFixed(1);
   const [id, mem, vcpus] = cells.map((c) => c.padStart(5));
   return `${name.padEnd(40)} ${id} ${mem} ${vcpus}     ${state}  ${time.padStart(8)}`;

@@ -22,6 +22,8 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
     summary: 'show what a running guest asked for and what it was translated to',
     load: () => import('./stats.js'),
   },
+  pause: { summary: 'stop a running guest, and its clock, until it is unpaused', load: () => import('./pause.js') },
+  unpause: { summary: 'let a paused guest go on', load: () => import('./unpause.js') },
   destroy: { summary: 'end a running guest at once', load: () => import('./destroy.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
 };

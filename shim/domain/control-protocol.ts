@@ -7,8 +7,10 @@
  * `id` is a number or a string of the client's choice and comes back as it was; it is null in answers to what could not
  * be read as a request. Requests of a connection are answered one after the other, in order.
  *
- * Methods: info (DomainInfo), stats (Stats), destroy ({}; the connection ends when the domain is gone), trace-start
- * (params.file: absolute path; {}), trace-stop (TraceSummary).
+ * Methods: info (DomainInfo), stats (Stats), destroy ({}; the connection ends when the domain is gone), pause ({}, when
+ * nothing of the guest runs any more), unpause ({}, when all of it does again), trace-start (params.file: absolute path;
+ * {}), trace-stop (TraceSummary). A paused domain answers all of them. Methods are added without a new version: a domain
+ * that is older than its client says unknown-method.
  */
 import type { Stats } from '../translate/stats';
 import type { TraceSummary } from '../translate/trace';
@@ -32,6 +34,8 @@ export type ControlErrorCode =
   | 'too-large'
   /** The domain is being built, or is ending. */
   | 'not-running'
+  /** pause of a domain that is not running, unpause of one that is not paused. */
+  | 'wrong-state'
   | 'failed';
 
 export class ControlError extends Error {
@@ -58,13 +62,23 @@ export interface ControlMethods {
   info: { params: Record<string, never>; result: DomainInfo };
   stats: { params: Record<string, never>; result: Stats };
   destroy: { params: Record<string, never>; result: Record<string, never> };
+  pause: { params: Record<string, never>; result: Record<string, never> };
+  unpause: { params: Record<string, never>; result: Record<string, never> };
   'trace-start': { params: { file: string }; result: Record<string, never> };
   'trace-stop': { params: Record<string, never>; result: TraceSummary };
 }
 
 export type ControlMethod = keyof ControlMethods;
 
-export const CONTROL_METHODS: readonly ControlMethod[] = ['info', 'stats', 'destroy', 'trace-start', 'trace-stop'];
+export const CONTROL_METHODS: readonly ControlMethod[] = [
+  'info',
+  'stats',
+  'destroy',
+  'pause',
+  'unpause',
+  'trace-start',
+  'trace-stop',
+];
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);

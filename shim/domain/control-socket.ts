@@ -40,6 +40,8 @@ export interface ControlTarget {
   info(): DomainInfo;
   stats(): Stats;
   destroy(): Promise<void>;
+  pause(): Promise<void>;
+  unpause(): Promise<void>;
   startTrace(file: string): Promise<void>;
   stopTrace(): Promise<TraceSummary | undefined>;
 }
@@ -220,6 +222,14 @@ function methods(target: ControlTarget, log: Logger | undefined): Methods {
     destroy: () => {
       // Not waited for: the answer is to leave before the connection ends.
       setImmediate(() => void target.destroy().catch((err: unknown) => log?.error({ err }, 'destroying the domain')));
+      return {};
+    },
+    pause: async () => {
+      await target.pause();
+      return {};
+    },
+    unpause: async () => {
+      await target.unpause();
       return {};
     },
     'trace-start': async (params) => {

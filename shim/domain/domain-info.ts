@@ -14,8 +14,8 @@ export interface DomainInfo {
   readonly memoryMiB: number;
   /** Those that are up. */
   readonly vcpus: number;
-  /** running: a vCPU runs; blocked: all of them wait for events. */
-  readonly state: 'running' | 'blocked';
+  /** running: a vCPU runs; blocked: all of them wait for events; paused: none may run. */
+  readonly state: 'running' | 'blocked' | 'paused';
   /** Time that its vCPUs have run, all together. */
   readonly cpuSeconds: number;
   /** Since the domain was built. */
@@ -34,7 +34,7 @@ export function vcpuTimes(
   vps: readonly Buffer[],
   systemTimeNs: number,
 ): Pick<DomainInfo, 'vcpus' | 'state' | 'cpuSeconds'> {
-  let state: DomainInfo['state'] = 'blocked';
+  let state: 'running' | 'blocked' = 'blocked';
   let ns = 0;
   let vcpus = 0;
   for (const vp of vps) {

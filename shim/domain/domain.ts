@@ -50,6 +50,7 @@ import { type DomainInfo, vcpuTimes } from './domain-info';
 import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
 import type { TscClock } from './tsc-clock';
+import { VpStop } from './vp-stop';
 
 export interface DomainConfig {
   readonly name: string;
@@ -138,6 +139,7 @@ export class Domain {
   readonly console: GuestConsole;
   readonly startedAt = Date.now();
   private readonly mailboxes: Mailboxes;
+  private readonly vpStop: VpStop;
   private readonly storeRing: XenstoreRing;
   private resolveEnd!: (end: DomainEnd) => void;
   private finished = false;
@@ -211,8 +213,17 @@ export class Domain {
           );
         }
       },
+      rang: () => this.vpStop.look(),
     };
     this.mailboxes = new Mailboxes(memory, layout, (vp) => partition.kick(vp), handlers);
+    this.vpStop = new VpStop({
+      nrVps: layout.nrVps,
+      request: (stop) => this.requestStop(stop),
+      isParked: (vp) => trap.getVp(vp, 'parked') !== 0,
+      pending: () => this.mailboxes.pending(),
+      quiesce: () => this.quiesce(),
+      resume: () => this.resume(),
+    });
 
     const { evtchn, grants } = this.xen;
     for (const port of [STORE_PORT, CONSOLE_PORT]) {
@@ -375,6 +386,51 @@ export class Domain {
   }
 
   /**
+   * Stops all vCPUs, and the guest's clock with them. Resolves when nothing of the guest runs and nothing writes to its
+   * memory. ControlError when it is paused already, ends meanwhile, or a vCPU does not stop; then it runs on.
+   */
+  pause(): Promise<void> {
+    return this.vpStop.pause();
+  }
+
+  /** Lets a paused domain go on where it was. ControlError when it is not paused. */
+  unpause(): Promise<void> {
+    return this.vpStop.unpause();
+  }
+
+  private requestStop(stop: boolean): void {
+    if (this.finished) return;
+    const { trap } = this.xen;
+    trap.setDomain('stop_request', stop ? 1 : 0);
+    for (let v = 0; v < trap.nrVps; v++) this.mailboxes.kick(v);
+  }
+
+  private quiesce(): void {
+    this.mailboxes.hold();
+    this.storeRing.hold();
+    this.console.hold();
+    this.log.info('paused');
+  }
+
+  private resume(): void {
+    this.log.info('unpaused');
+    if (this.readyAt !== undefined) {
+      const stoodAt = this.xen.trap.getDomain('time_offset');
+      this.readyAt = performance.now() - Number(stoodAt) / 1e6;
+      this.writeWallclock(stoodAt);
+    }
+    this.storeRing.release();
+    this.console.release();
+    this.mailboxes.release();
+  }
+
+  /** System time of the domain in ns, to a millisecond; while it is paused, exactly. */
+  private systemTimeNs(): number {
+    if (this.vpStop.state === 'paused') return Number(this.xen.trap.getDomain('time_offset'));
+    return this.readyAt === undefined ? 0 : (performance.now() - this.readyAt) * 1e6;
+  }
+
+  /**
    * Writes a trace of every Xen operation and its translation to `file` (JSON for Perfetto), from now until stopTrace or
    * the domain's end. UsageError when the file cannot be written, or when a trace is being written already.
    */
@@ -416,14 +472,15 @@ export class Domain {
 
   /** What `xenlighten list` shows. Only while the domain runs. */
   info(): DomainInfo {
-    const systemTimeNs = this.readyAt === undefined ? 0 : (performance.now() - this.readyAt) * 1e6;
+    const times = vcpuTimes(this.vpBlocks(), this.systemTimeNs());
     return {
       name: this.config.name,
       domid: this.domid,
       uuid: this.uuid,
       pid: process.pid,
       memoryMiB: Math.round(this.xen.nrPages / 256),
-      ...vcpuTimes(this.vpBlocks(), systemTimeNs),
+      ...times,
+      state: this.vpStop.state === 'running' ? times.state : 'paused',
       uptimeMs: Date.now() - this.startedAt,
       engine: this.partition.engine,
       guestRing: this.guestRing,
@@ -469,7 +526,7 @@ export class Domain {
       case TRAP_MBOX.TRAP_CALL_READY:
         if (this.lacksFeatures()) return undefined;
         this.readyAt = performance.now();
-        this.writeWallclock();
+        this.writeWallclock(0n);
         return { result: 0n, effects: 0 };
       case TRAP_MBOX.TRAP_CALL_CRASH:
         this.onTrapCrash(call.vcpu);
@@ -527,10 +584,10 @@ export class Domain {
     return true;
   }
 
-  /** shared_info's wall clock: the time of day when system time was 0, which is now. */
-  private writeWallclock(): void {
+  /** shared_info's wall clock: the time of day when system time was 0, if system time is `systemTime` ns now. */
+  private writeWallclock(systemTime: bigint): void {
     const view = this.partition.memory.view(this.layout.sharedInfoGpa, PAGE_SIZE);
-    const now = BigInt(Date.now()) * 1_000_000n;
+    const now = BigInt.asUintN(64, BigInt(Date.now()) * 1_000_000n - systemTime);
     const version = SharedInfo.get.wc_version(view, 0);
     SharedInfo.set.wc_version(view, 0, version | 1);
     SharedInfo.set.wc_sec(view, 0, Number((now / 1_000_000_000n) & 0xffff_ffffn));
@@ -638,6 +695,7 @@ export class Domain {
   private async finish(end: DomainEnd): Promise<void> {
     if (this.finished) return;
     this.finished = true;
+    this.vpStop.end();
     if (this.tscTimer !== undefined) clearTimeout(this.tscTimer);
     const crashed = (end.kind === 'crash' || end.kind === 'failed') && end.crash !== undefined;
     if (this.layout.nrVps > 1 && !this.exited) {

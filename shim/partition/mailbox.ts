@@ -35,6 +35,8 @@ export interface MailboxHandlers {
   call(call: TrapCall): TrapReply | undefined | Promise<TrapReply | undefined>;
   /** The guest notified these ports, ascending. */
   ports(ports: readonly number[]): void;
+  /** A doorbell, or a call that took long, has been answered. A VP that parks or goes on rings as well. */
+  rang?(): void;
 }
 
 const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
@@ -43,6 +45,7 @@ export class Mailboxes {
   /** Calls answered, for statistics. */
   answered = 0;
   private closed = false;
+  private held = false;
 
   constructor(
     private readonly memory: GuestMemory,
@@ -60,12 +63,42 @@ export class Mailboxes {
     this.closed = true;
   }
 
+  /**
+   * What lies there stays there until release(): for a domain whose VPs have all stopped. Ports are raised and VPs kicked
+   * as ever; the VPs find that when they go on.
+   */
+  hold(): void {
+    this.held = true;
+  }
+
+  release(): void {
+    this.held = false;
+    this.scan();
+  }
+
+  /** What is not done yet of what the VPs asked for, in words; undefined: nothing. */
+  pending(): string | undefined {
+    const { memory, layout } = this;
+    for (let vcpu = 0; vcpu < layout.nrVps; vcpu++) {
+      const state = memory.load32(this.vpGpa(vcpu) + MBOX_STATE);
+      if (state === TRAP_MBOX.TRAP_MBOX_REQUEST || state === TRAP_MBOX.TRAP_MBOX_TAKEN)
+        return `a call of vCPU ${vcpu} is not answered`;
+    }
+    const sel = layout.domainGpa + TrapDomain.offsetOf('to_shim_sel');
+    return memory.load64(sel) === 0n ? undefined : 'events for back ends are not served';
+  }
+
   /** To be called on every doorbell. */
   scan(): void {
     if (this.closed) return;
-    const { memory, layout } = this;
     // Before looking: whoever posts after this rings again.
-    memory.xchg32(layout.domainGpa + TrapDomain.offsetOf('bell'), 0);
+    this.memory.xchg32(this.layout.domainGpa + TrapDomain.offsetOf('bell'), 0);
+    if (!this.held) this.serveAll();
+    if (!this.closed) this.handlers.rang?.();
+  }
+
+  private serveAll(): void {
+    const { memory, layout } = this;
     const ports = this.takePorts();
     if (ports.length > 0) this.handlers.ports(ports);
     for (let vcpu = 0; vcpu < layout.nrVps; vcpu++) {
@@ -123,11 +156,12 @@ export class Mailboxes {
       rip: get.rip(view, 0),
     });
     if (answer instanceof Promise) {
-      answer.then(
-        (reply) => this.reply(vcpu, seq, reply),
-        // Not the guest's fault, but it must not wait for ever: -ENOSYS.
-        () => this.reply(vcpu, seq, { result: -38n, effects: 0 }),
-      );
+      const late = (reply: TrapReply | undefined): void => {
+        this.reply(vcpu, seq, reply);
+        if (!this.closed) this.handlers.rang?.();
+      };
+      // Not the guest's fault, but it must not wait for ever: -ENOSYS.
+      answer.then(late, () => late({ result: -38n, effects: 0 }));
     } else this.reply(vcpu, seq, answer);
   }
 

@@ -51,6 +51,15 @@ export class GuestConsole {
     this.ring.service();
   }
 
+  /** The domain is paused: its ring is left alone until release(). What is typed meanwhile comes then. */
+  hold(): void {
+    this.ring.hold();
+  }
+
+  release(): void {
+    this.ring.release();
+  }
+
   /** Output by another way than the ring: CONSOLEIO_write. */
   write(bytes: Uint8Array): void {
     this.history.push(bytes);

@@ -41,6 +41,7 @@ export class ConsoleRing {
   private queue: Uint8Array[] = [];
   private queued = 0;
   private paused = false;
+  private held = false;
   private stopped = false;
   private serving = false;
   private immediate: NodeJS.Immediate | undefined;
@@ -71,7 +72,7 @@ export class ConsoleRing {
 
   /** Moves what there is to move. To be called when the guest signals the console port; harmless at other times. */
   service(): void {
-    if (this.stopped || this.serving) return;
+    if (this.stopped || this.serving || this.held) return;
     this.serving = true;
     let advanced = this.flushInput();
     let more = false;
@@ -89,6 +90,16 @@ export class ConsoleRing {
     if (this.out.broken) this.report('out');
     if (advanced) this.options.notify();
     if (more) this.schedule();
+  }
+
+  /** Leaves the page alone until release(); input waits in the queue. */
+  hold(): void {
+    this.held = true;
+  }
+
+  release(): void {
+    this.held = false;
+    this.service();
   }
 
   /** The receiver takes output again. */
@@ -132,7 +143,7 @@ export class ConsoleRing {
   }
 
   private flushInput(): boolean {
-    if (this.queued === 0) return false;
+    if (this.queued === 0 || this.held) return false;
     let moved = false;
     while (this.queue.length > 0) {
       const first = this.queue[0]!;

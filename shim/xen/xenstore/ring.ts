@@ -35,6 +35,7 @@ export class XenstoreRing {
   private immediate: NodeJS.Immediate | undefined;
   private serving = false;
   private stopped = false;
+  private held = false;
   private unsent: Uint8Array = new Uint8Array(0);
 
   /** Attaches to the page: announces the features and the connected state. Call service() at each event. */
@@ -65,7 +66,7 @@ export class XenstoreRing {
 
   /** Moves what there is to move. To be called when the guest signals the store port; harmless at other times. */
   service(): void {
-    if (this.stopped || this.serving) return;
+    if (this.stopped || this.serving || this.held) return;
     this.serving = true;
     const { connection, notify } = this.options;
     let advanced = false;
@@ -88,6 +89,16 @@ export class XenstoreRing {
     if (this.stopped) return;
     if (advanced) notify();
     if (again) this.schedule();
+  }
+
+  /** The domain is paused: the page is left alone until release(). What the guest watches is told then. */
+  hold(): void {
+    this.held = true;
+  }
+
+  release(): void {
+    this.held = false;
+    this.service();
   }
 
   /** Detaches. The connection is closed too. */

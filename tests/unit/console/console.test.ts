@@ -147,6 +147,38 @@ describe('ring', () => {
     expect(out()).toBe('onetwo');
   });
 
+  test('while it is held the page does not change; what came in both ways goes on its way afterwards', async () => {
+    const page = new GuestSide();
+    const { console, out, notified } = ring(page);
+    console.hold();
+    page.print('out');
+    const before = Buffer.from(page.bytes);
+    console.service();
+    expect(console.pushInput(Buffer.from('in'))).toBe(true);
+    console.resumeOutput();
+    await turn();
+    expect(Buffer.from(page.bytes)).toEqual(before);
+    expect([out(), notified()]).toEqual(['', 0]);
+    console.release();
+    expect([out(), page.read(), notified()]).toEqual(['out', 'in', 1]);
+  });
+
+  test('a turn that was to come is not taken while it is held', async () => {
+    const page = new GuestSide();
+    let accept = false;
+    const { console, out } = ring(page, () => accept);
+    page.print('one');
+    console.service();
+    page.print('two');
+    accept = true;
+    console.resumeOutput();
+    console.hold();
+    await turn();
+    expect(out()).toBe('one');
+    console.release();
+    expect(out()).toBe('onetwo');
+  });
+
   test('impossible indices stop one direction only, and are reported once', () => {
     const page = new GuestSide();
     const { console, broken, out } = ring(page);

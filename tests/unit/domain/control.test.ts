@@ -53,6 +53,18 @@ class FakeDomain implements ControlTarget {
     this.destroyed++;
     return Promise.resolve();
   }
+  pauses: string[] = [];
+  pause(): Promise<void> {
+    if (this.pauses.at(-1) === 'pause') {
+      return Promise.reject(new ControlError('wrong-state', 'cannot pause the domain: it is paused'));
+    }
+    this.pauses.push('pause');
+    return Promise.resolve();
+  }
+  unpause(): Promise<void> {
+    this.pauses.push('unpause');
+    return Promise.resolve();
+  }
   startTrace(file: string): Promise<void> {
     if (this.tracing !== undefined) return Promise.reject(new Error('tracing already'));
     this.tracing = file;
@@ -251,6 +263,19 @@ describe('requests', () => {
     expect(await client.request('destroy')).toEqual({});
     await new Promise((resolve) => setImmediate(resolve));
     expect(domain.destroyed).toBe(1);
+    client.close();
+  });
+
+  test('pause and unpause; the wrong state is an error of its own', async () => {
+    const { domain } = await serve('one');
+    const client = await ControlClient.connect('one', { directory });
+    expect(await client.request('pause')).toEqual({});
+    await expect(client.request('pause')).rejects.toMatchObject({
+      code: 'wrong-state',
+      message: 'one: cannot pause the domain: it is paused',
+    });
+    expect(await client.request('unpause')).toEqual({});
+    expect(domain.pauses).toEqual(['pause', 'unpause']);
     client.close();
   });
 

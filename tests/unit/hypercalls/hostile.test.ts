@@ -240,6 +240,53 @@ describe('grants and ports used up or used twice', () => {
   });
 });
 
+describe('a mailbox that is held', () => {
+  it('leaves calls and events where they are, raises ports, and serves everything when it is released', async () => {
+    const world = makeWorld({ ring: 3, vcpus: 2 });
+    const seen: string[] = [];
+    const kicked: number[] = [];
+    let rang = 0;
+    let answer: ((reply: TrapReply) => void) | undefined;
+    const mailboxes = new Mailboxes(world.memory, world.layout, (vp) => kicked.push(vp), {
+      call: (call) => {
+        seen.push(`call ${call.vcpu}`);
+        if (call.vcpu === 0) return { result: 0n, effects: 0 };
+        return new Promise((resolve) => {
+          answer = resolve;
+        });
+      },
+      ports: (ports) => seen.push(`ports ${ports.join(' ')}`),
+      rang: () => rang++,
+    });
+    expect(mailboxes.pending()).toBeUndefined();
+    mailboxes.hold();
+    world.post(0, 1, 17, []);
+    world.domain.xen.trap.orDomain('to_shim', 0, 1n << 2n);
+    world.domain.xen.trap.orDomain('to_shim_sel', 0, 1n);
+    expect(mailboxes.pending()).toBe('a call of vCPU 0 is not answered');
+    mailboxes.scan();
+    mailboxes.raisePort(1, 5);
+    expect(seen).toEqual([]);
+    expect([rang, kicked]).toEqual([1, [1]]);
+    expect(world.domain.xen.trap.getVp(1, 'raise', 0)).toBe(1n << 5n);
+
+    mailboxes.release();
+    expect(seen).toEqual(['ports 2', 'call 0']);
+    expect([rang, kicked, mailboxes.answered]).toEqual([2, [1, 0], 1]);
+    expect(mailboxes.pending()).toBeUndefined();
+
+    // A call that takes long is under way until it is answered, and whoever waits for that is told.
+    world.post(1, 1, 17, []);
+    mailboxes.scan();
+    expect(mailboxes.pending()).toBe('a call of vCPU 1 is not answered');
+    answer?.({ result: 0n, effects: 0 });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(mailboxes.pending()).toBeUndefined();
+    expect(rang).toBe(4);
+    await world.domain.destroy();
+  });
+});
+
 describe('a mailbox whose domain ends', () => {
   it('drops answers that come after the memory has gone, and survives handlers that reject', async () => {
     const world = makeWorld({ ring: 3, vcpus: 1 });

@@ -253,3 +253,27 @@ test('no contents of the page make the server throw, run away or hold much', () 
     { numRuns: 300, interruptAfterTimeLimit: 2500, markInterruptAsFailure: false },
   );
 });
+
+test('while it is held the page does not change; requests and events go on their way afterwards', async () => {
+  const guest = new Guest();
+  guest.put(request(XS.XS_WATCH, '/local/domain/1/x|token|'));
+  guest.ring.service();
+  expect(guest.get().map((m) => m.type)).toContain(XS.XS_WATCH_EVENT);
+  const notified = guest.notified;
+  guest.ring.hold();
+  guest.put(request(XS.XS_GET_DOMAIN_PATH, '1|'));
+  const before = Buffer.from(guest.page.bytes);
+  guest.toolstack.write('/local/domain/1/x', 'changed');
+  guest.ring.service();
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(Buffer.from(guest.page.bytes)).toEqual(before);
+  expect(guest.notified).toBe(notified);
+  guest.ring.release();
+  expect(guest.notified).toBe(notified + 1);
+  expect(
+    guest
+      .get()
+      .map((m) => m.type)
+      .sort((a, b) => a - b),
+  ).toEqual([XS.XS_GET_DOMAIN_PATH, XS.XS_WATCH_EVENT].sort((a, b) => a - b));
+});

@@ -1,0 +1,109 @@
+/**
+ * Pausing Debian's kernel: storms of pauses under load, with one vCPU and with several, in both rings, in cold calls;
+ * and the commands of a user. PAUSE_STORMS=N makes the storms longer; `npm run test:pause-storm` is the long run.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { clockRamdisk, pauseStorm } from '../../../scripts/lib/pause-storm';
+import { packageRoot } from '../../../shim/partition/native-files';
+import { debianKernels } from '../lib/kernels';
+import { endAll, leftovers, uniqueName, Xenlighten, xenlighten } from '../lib/xenlighten';
+
+const PAUSES = Number(process.env['PAUSE_STORMS'] ?? 50);
+const ramdisk = path.join(packageRoot(), 'build', 'tests', 'pause', `initramfs.${process.pid}.gz`);
+let kernel: string;
+let directory: string;
+const before = process.env['XDG_RUNTIME_DIR'];
+
+beforeAll(() => {
+  kernel = debianKernels().stock;
+  clockRamdisk(ramdisk);
+  directory = mkdtempSync(path.join(tmpdir(), 'xenlighten-pause-'));
+  process.env['XDG_RUNTIME_DIR'] = directory;
+}, 300_000);
+afterEach(endAll);
+afterAll(() => {
+  if (before === undefined) delete process.env['XDG_RUNTIME_DIR'];
+  else process.env['XDG_RUNTIME_DIR'] = before;
+  rmSync(ramdisk, { force: true });
+  rmSync(directory, { recursive: true });
+});
+
+/** What the module answers itself, mostly; now each is a wait for the shim, in which a vCPU may be stopped. */
+const COLD = 'mmu_update,update_va_mapping,mmuext_op,vcpu_op,event_channel_op.send';
+
+test.each([
+  { ring: 1, vcpus: 1, more: [], longMs: 10_000 },
+  { ring: 3, vcpus: 4, more: [], longMs: 10_000 },
+  { ring: 1, vcpus: 4, more: ['--cold', COLD], longMs: undefined },
+] as const)(
+  `ring $ring, $vcpus vCPUs, $more: ${PAUSES} pauses under load`,
+  async ({ ring, vcpus, more, longMs }) => {
+    const name = uniqueName();
+    const common = { kernel, ramdisk, name, ring, vcpus, more, seed: vcpus * 10 + ring };
+    const result = await pauseStorm({ ...common, pauses: PAUSES, ...(longMs === undefined ? {} : { longMs }) });
+    expect(result.wrong).toEqual([]);
+    expect(await leftovers(name)).toEqual([]);
+  },
+  PAUSES * 1000 + 240_000,
+);
+
+test('the commands: a paused guest is listed as one, stands still, can be looked at, traced and ended', async () => {
+  const name = uniqueName();
+  const common = ['--name', name, '--kernel', kernel, '--ramdisk', ramdisk, '--cmdline', 'console=hvc0 quiet'];
+  const guest = new Xenlighten(['run', ...common, '--vcpus', '2']);
+  await guest.says(/^clock: 2 vCPUs/m);
+  expect(await xenlighten('unpause', name)).toEqual({
+    status: 1,
+    signal: null,
+    stdout: '',
+    stderr: `xenlighten: ${name}: cannot unpause the domain: it is running, wanted one that is paused\n`,
+  });
+  expect(await xenlighten('pause', name)).toEqual({ status: 0, signal: null, stdout: '', stderr: '' });
+  expect(await xenlighten('pause', name)).toMatchObject({
+    status: 1,
+    stderr: `xenlighten: ${name}: cannot pause the domain: it is paused, wanted one that is running\n`,
+  });
+
+  const listed = async (): Promise<Record<string, unknown>> =>
+    (JSON.parse((await xenlighten('list', '--json')).stdout) as Record<string, unknown>[])[0] ?? {};
+  expect((await xenlighten('list')).stdout).toMatch(new RegExp(`^${name} +1 +\\d+ +2 +--p--- +\\d+\\.\\d$`, 'm'));
+  const [first, stats] = [await listed(), (await xenlighten('stats', name, '--json')).stdout];
+  guest.type('1\n');
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  const second = await listed();
+  expect(second).toMatchObject({ state: 'paused', cpuSeconds: first['cpuSeconds'] });
+  expect(Number(second['uptimeMs'])).toBeGreaterThan(Number(first['uptimeMs']) + 400);
+  const counted = (text: string): unknown => (JSON.parse(text) as { xen: unknown }).xen;
+  expect(counted((await xenlighten('stats', name, '--json')).stdout)).toEqual(counted(stats));
+  expect(guest.stdout).not.toMatch(/^facts/m);
+
+  expect((await xenlighten('unpause', name)).status).toBe(0);
+  await guest.says(/^facts: .* word 1\r?$/m);
+  expect(await listed()).toMatchObject({ state: expect.stringMatching(/^(running|blocked)$/) as string });
+
+  expect((await xenlighten('pause', name)).status).toBe(0);
+  expect((await xenlighten('destroy', name)).status).toBe(0);
+  expect((await guest.ended).status).toBe(2);
+  expect(await leftovers(name)).toEqual([]);
+  expect((await xenlighten('pause', name)).stderr).toContain(`${name}: no such domain`);
+  expect((await xenlighten('unpause', name)).status).toBe(1);
+  expect((await xenlighten('pause')).status).toBe(1);
+}, 120_000);
+
+test('--timeout and signals end a paused guest', async () => {
+  const name = uniqueName();
+  const common = ['--name', name, '--kernel', kernel, '--ramdisk', ramdisk, '--cmdline', 'console=hvc0 quiet'];
+  const guest = new Xenlighten(['run', ...common, '--timeout', '30']);
+  await guest.says(/^clock: 1 vCPUs/m);
+  expect((await xenlighten('pause', name)).status).toBe(0);
+  expect(await guest.ended).toEqual({ status: 4, signal: null });
+
+  const other = new Xenlighten(['run', ...common]);
+  await other.says(/^clock: 1 vCPUs/m);
+  expect((await xenlighten('pause', name)).status).toBe(0);
+  other.kill('SIGTERM');
+  expect(await other.ended).toEqual({ status: 143, signal: null });
+  expect(await leftovers(name)).toEqual([]);
+}, 180_000);
