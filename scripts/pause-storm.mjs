@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 /*
  * `npm run test:pause-storm -- [--pauses N] [--long SECONDS] [--ring R] [--vcpus N] [--engine E] [--cold LIST] [--seed N]
- * [--prepare]`: pauses and unpauses Debian's kernel under load N times (default 1000) and prints what it has noticed: in
+ * [--kernel FILE] [--prepare]`: pauses and unpauses Debian's kernel under load N times (default 1000) and prints what it has noticed: in
  * both guest rings with 1 and 4 vCPUs, or in the one mode that is asked for. Exit status 1 if something was wrong.
  *
- * In the lab there is no compiler: `--prepare` only builds what the guest boots from, and is to be run here first.
+ * In the lab there is no compiler and no apt: `--prepare` builds what the guest boots from and prints the kernel's path, and
+ * is to be run here first; then `npm run lab:hyperv -- node scripts/pause-storm.mjs --engine kvm --kernel FILE`.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -27,6 +28,7 @@ runMain(async () => {
       engine: text,
       cold: text,
       seed: text,
+      kernel: text,
       prepare: { type: 'boolean' },
     },
   });
@@ -38,9 +40,12 @@ runMain(async () => {
     say(`pause-storm: ${ramdisk} is missing: run 'npm run test:pause-storm -- --prepare' outside of the lab first`);
     return 2;
   }
-  const { stdout } = run(process.execPath, ['scripts/fetch-kernels.mjs'], { capture: true });
-  const { stock } = JSON.parse(stdout);
-  if (values.prepare) return 0;
+  const fetched = values.kernel ?? run(process.execPath, ['scripts/fetch-kernels.mjs'], { capture: true }).stdout;
+  const kernel = values.kernel ?? JSON.parse(fetched).stock;
+  if (values.prepare) {
+    process.stdout.write(`${kernel}\n`);
+    return 0;
+  }
   const seed = Number(values.seed ?? Math.floor(Date.now() / 1000) % 1_000_000_000);
   const rings = values.ring === undefined ? [1, 3] : [Number(values.ring)];
   const counts = values.vcpus === undefined ? [1, 4] : [Number(values.vcpus)];
@@ -49,7 +54,7 @@ runMain(async () => {
     for (const vcpus of counts) {
       say(`pause-storm: ring ${ring}, ${vcpus} vCPUs, seed ${seed}`);
       const result = await pauseStorm({
-        kernel: stock,
+        kernel,
         ramdisk,
         name: `storm-${process.pid}`,
         ring,

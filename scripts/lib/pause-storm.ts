@@ -114,7 +114,7 @@ class Guest {
     private readonly patienceMs: number,
   ) {
     const command = path.join(packageRoot(), 'dist', 'shim', 'cli', 'main.js');
-    this.child = spawn(process.execPath, [command, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+    this.child = spawn(process.execPath, [command, ...args], { stdio: ['pipe', 'pipe', 'pipe'], env: process.env });
     this.child.stdout.on('data', (chunk: Buffer) => {
       this.console += chunk.toString('latin1');
     });
