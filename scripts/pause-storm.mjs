@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /*
- * `npm run test:pause-storm -- [--pauses N] [--long SECONDS] [--ring R] [--vcpus N] [--engine E] [--cold LIST] [--seed N]
- * [--kernel FILE] [--prepare]`: pauses and unpauses Debian's kernel under load N times (default 1000) and prints what it has noticed: in
+ * `npm run test:pause-storm -- [--pauses N] [--long SECONDS] [--ring R] [--vcpus N] [--engine E] [--cold LIST] [--plug]
+ * [--seed N] [--kernel FILE] [--prepare]`: pauses and unpauses Debian's kernel under load N times (default 1000) and prints what it has noticed: in
  * both guest rings with 1 and 4 vCPUs, or in the one mode that is asked for. Exit status 1 if something was wrong.
  *
  * In the lab there is no compiler and no apt: `--prepare` builds what the guest boots from and prints the kernel's path, and
@@ -29,6 +29,7 @@ runMain(async () => {
       cold: text,
       seed: text,
       kernel: text,
+      plug: { type: 'boolean' },
       prepare: { type: 'boolean' },
     },
   });
@@ -63,6 +64,7 @@ runMain(async () => {
         gapMs: Number(values.gap ?? 20),
         longMs: Number(values.long ?? 30) * 1000,
         seed,
+        plug: values.plug === true,
         more: [
           ...(values.engine === undefined ? [] : ['--engine', values.engine]),
           ...(values.cold === undefined ? [] : ['--cold', values.cold]),

@@ -4,7 +4,8 @@
  *
  * Each line on stdin is answered with one line of facts: system time, the largest step between two readings of a
  * process, how often a reading was before the one of the same process (back) or before one that another process had
- * published before it was taken (cross), and what the others have counted. The steps are then counted anew.
+ * published before it was taken (cross), and what the others have counted. The steps are then counted anew. A line q
+ * ends it, o and c are passed on to the kernel, which powers off or crashes.
  */
 #include <errno.h>
 #include <signal.h>
@@ -129,6 +130,14 @@ int main(void)
     while (fgets(line, sizeof(line), stdin)) {
         if (line[0] == 'q')
             return 0;
+        if (line[0] == 'o' || line[0] == 'c') {
+            FILE *trigger = fopen("/proc/sysrq-trigger", "w");
+            if (trigger)
+                fputc(line[0], trigger);
+            if (!trigger || fclose(trigger))
+                return 1;
+            continue;
+        }
         printf("facts: time %lu step %lu reads %lu back %lu cross %lu forks %lu naps %lu late %lu ticks %lu word %d\n",
                now(), __atomic_exchange_n(&facts->step, 0, __ATOMIC_SEQ_CST), facts->reads, facts->back, facts->cross,
                facts->forks, facts->naps, __atomic_exchange_n(&facts->late, 0, __ATOMIC_SEQ_CST), facts->ticks,

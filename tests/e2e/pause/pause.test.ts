@@ -6,6 +6,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { clockRamdisk, pauseStorm } from '../../../scripts/lib/pause-storm';
+import { ControlClient } from '../../../shim/domain/control-client';
+import { ControlError } from '../../../shim/domain/control-protocol';
+import { UsageError } from '../../../shim/errors';
 import { packageRoot } from '../../../shim/partition/native-files';
 import { debianKernels } from '../lib/kernels';
 import { endAll, leftovers, uniqueName, Xenlighten, xenlighten } from '../lib/xenlighten';
@@ -34,14 +37,14 @@ afterAll(() => {
 const COLD = 'mmu_update,update_va_mapping,mmuext_op,vcpu_op,event_channel_op.send';
 
 test.each([
-  { ring: 1, vcpus: 1, more: [], longMs: 10_000 },
-  { ring: 3, vcpus: 4, more: [], longMs: 10_000 },
-  { ring: 1, vcpus: 4, more: ['--cold', COLD], longMs: undefined },
+  { ring: 1, vcpus: 1, more: [], plug: false, longMs: 10_000 },
+  { ring: 3, vcpus: 4, more: [], plug: false, longMs: 10_000 },
+  { ring: 1, vcpus: 4, more: ['--cold', COLD], plug: true, longMs: undefined },
 ] as const)(
-  `ring $ring, $vcpus vCPUs, $more: ${PAUSES} pauses under load`,
-  async ({ ring, vcpus, more, longMs }) => {
+  `ring $ring, $vcpus vCPUs, $more, going offline and online $plug: ${PAUSES} pauses under load`,
+  async ({ ring, vcpus, more, plug, longMs }) => {
     const name = uniqueName();
-    const common = { kernel, ramdisk, name, ring, vcpus, more, seed: vcpus * 10 + ring };
+    const common = { kernel, ramdisk, name, ring, vcpus, more, plug, seed: vcpus * 10 + ring };
     const result = await pauseStorm({ ...common, pauses: PAUSES, ...(longMs === undefined ? {} : { longMs }) });
     expect(result.wrong).toEqual([]);
     expect(await leftovers(name)).toEqual([]);
@@ -107,3 +110,84 @@ test('--timeout and signals end a paused guest', async () => {
   expect(await other.ended).toEqual({ status: 143, signal: null });
   expect(await leftovers(name)).toEqual([]);
 }, 180_000);
+
+/** Connects as soon as the domain has its name. */
+async function connect(name: string): Promise<ControlClient> {
+  for (;;) {
+    try {
+      return await ControlClient.connect(name, { timeoutMs: 60_000 });
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  }
+}
+
+test('a guest that is paused before its first instruction boots when it is unpaused', async () => {
+  const name = uniqueName();
+  const common = [
+    '--name',
+    name,
+    '--kernel',
+    kernel,
+    '--ramdisk',
+    ramdisk,
+    '--cmdline',
+    'console=hvc0 earlyprintk=xen',
+  ];
+  const guest = new Xenlighten(['run', ...common, '--vcpus', '2', '--timeout', '120']);
+  const client = await connect(name);
+  for (;;) {
+    try {
+      await client.request('pause');
+      break;
+    } catch (error) {
+      // Until it is built.
+      if (!(error instanceof ControlError) || error.code !== 'not-running') throw error;
+    }
+  }
+  const said = guest.stdout;
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  expect(guest.stdout).toBe(said);
+  expect(said).not.toMatch(/^clock:/m);
+  await client.request('unpause');
+  await guest.says(/^clock: 2 vCPUs/m);
+  client.close();
+  guest.type('q\n');
+  expect(await guest.ended).toEqual({ status: 0, signal: null });
+}, 150_000);
+
+test.each([
+  ['powers off', 'o', 0],
+  ['crashes', 'c', 3],
+] as const)(
+  'a guest that %s between pauses ends as ever',
+  async (_what, key, status) => {
+    const name = uniqueName();
+    const common = ['--name', name, '--kernel', kernel, '--cmdline', 'console=hvc0 quiet', '--vcpus', '2'];
+    const guest = new Xenlighten(['run', ...common, '--ramdisk', ramdisk, '--timeout', '120']);
+    await guest.says(/^clock: 2 vCPUs/m);
+    const client = await connect(name);
+    guest.type(`${key}\n`);
+    let pauses = 0;
+    const code = await (async (): Promise<string> => {
+      for (;;) {
+        try {
+          await client.request('pause');
+          await client.request('unpause');
+          pauses++;
+        } catch (error) {
+          if (error instanceof ControlError) return error.code;
+          throw error;
+        }
+      }
+    })();
+    expect(['not-running', 'closed']).toContain(code);
+    expect(pauses).toBeGreaterThan(0);
+    expect(await guest.ended).toEqual({ status, signal: null });
+    if (status === 3) expect(guest.stderr).toMatch(/^Guest crash on vCPU [01]$/m);
+    client.close();
+    expect(await leftovers(name)).toEqual([]);
+  },
+  150_000,
+);
