@@ -2,7 +2,7 @@
  * Pausing Debian's kernel: storms of pauses under load, with one vCPU and with several, in both rings, in cold calls;
  * and the commands of a user. PAUSE_STORMS=N makes the storms longer; `npm run test:pause-storm` is the long run.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { clockRamdisk, pauseStorm } from '../../../scripts/lib/pause-storm';
@@ -44,9 +44,16 @@ test.each([
   `ring $ring, $vcpus vCPUs, $more, going offline and online $plug: ${PAUSES} pauses under load`,
   async ({ ring, vcpus, more, plug, longMs }) => {
     const name = uniqueName();
-    const common = { kernel, ramdisk, name, ring, vcpus, more, plug, seed: vcpus * 10 + ring };
+    // What is written to the trace goes on being taken out of the partition in a pause.
+    const trace = vcpus === 1 ? path.join(directory, 'trace.json') : undefined;
+    const arguments_ = [...more, ...(trace === undefined ? [] : ['--trace', trace])];
+    const common = { kernel, ramdisk, name, ring, vcpus, more: arguments_, plug, seed: vcpus * 10 + ring };
     const result = await pauseStorm({ ...common, pauses: PAUSES, ...(longMs === undefined ? {} : { longMs }) });
     expect(result.wrong).toEqual([]);
+    if (trace !== undefined) {
+      const { traceEvents } = JSON.parse(readFileSync(trace, 'utf8')) as { traceEvents: { name: string }[] };
+      expect(traceEvents.at(-1)?.name).toBe('trace_summary');
+    }
     expect(await leftovers(name)).toEqual([]);
   },
   PAUSES * 1000 + 240_000,
