@@ -79,7 +79,7 @@ touch /tmp/enough
 wait
 [ -e /tmp/plugs ] && echo "plugs: $(wc -l < /tmp/plugs)"
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource | sed 's/^/clocksource: /'
-dmesg | grep -i -e "rcu:.*\\(stall\\|self-detected\\|starved\\)" -e "BUG:" -e "WARNING:" -e "Oops" -e lockdep -e "soft lockup" -e "blocked for more" -e "Marking clocksource '[^t]" -e "hrtimer: interrupt took" | sed 's/^/trouble: /'
+dmesg | grep -i -e "rcu:.*\\(stall\\|self-detected\\|starved\\)" -e "BUG:" -e "WARNING:" -e "Oops" -e lockdep -e "soft lockup" -e "blocked for more" -e "Marking clocksource '[^t]" | sed 's/^/trouble: /'
 echo "END"
 poweroff -f
 `;

@@ -5,9 +5,11 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { SharedInfo } from '../../../abi/xen/shared-info';
 import { clockRamdisk, pauseStorm } from '../../../scripts/lib/pause-storm';
 import { ControlClient } from '../../../shim/domain/control-client';
 import { ControlError } from '../../../shim/domain/control-protocol';
+import { Domain } from '../../../shim/domain/domain';
 import { UsageError } from '../../../shim/errors';
 import { packageRoot } from '../../../shim/partition/native-files';
 import { debianKernels } from '../lib/kernels';
@@ -198,3 +200,39 @@ test.each([
   },
   150_000,
 );
+
+test('the wall clock that a guest finds after a pause is right, its system time has stood still', async () => {
+  const common = { kernel, ramdisk, cmdline: 'console=hvc0 quiet', memory: 256, vcpus: 2, guestRing: 1 } as const;
+  const domain = await Domain.create({ name: uniqueName(), ...common });
+  try {
+    await domain.start();
+    while (!/^clock: 2/m.test(Buffer.from(domain.console.history.bytes()).toString('latin1'))) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    /** Of a paused domain: system time in ms, and how far the time of day is from ours. */
+    const clocks = (): [systemMs: number, offMs: number] => {
+      const view = domain.partition.memory.view(domain.layout.sharedInfoGpa, 4096);
+      expect(SharedInfo.get.wc_version(view, 0) & 1).toBe(0);
+      const systemMs = Number(domain.xen.trap.getDomain('time_offset')) / 1e6;
+      const base = SharedInfo.get.wc_sec(view, 0) * 1e3 + SharedInfo.get.wc_nsec(view, 0) / 1e6;
+      return [systemMs, base + systemMs - Date.now()];
+    };
+    await domain.pause();
+    const [stood, right] = clocks();
+    expect(Math.abs(right)).toBeLessThan(500);
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    const [still, wrong] = clocks();
+    expect(still).toBe(stood);
+    expect(wrong).toBeLessThan(right - 2900);
+    const { cpuSeconds } = domain.info();
+    expect(domain.info().cpuSeconds).toBe(cpuSeconds);
+    await domain.unpause();
+    await domain.pause();
+    const [after, corrected] = clocks();
+    expect(after).toBeGreaterThan(stood);
+    expect(after).toBeLessThan(stood + 2000);
+    expect(Math.abs(corrected)).toBeLessThan(500);
+  } finally {
+    await domain.destroy();
+  }
+}, 120_000);
