@@ -10,7 +10,17 @@
  */
 import { randomUUID } from 'node:crypto';
 import pino, { type Logger } from 'pino';
-import { TRAP, TRAP_CRASH, TRAP_EFFECT, TRAP_MBOX, TrapCpuid, TrapCrash, TrapMailbox, TrapVp } from '../../abi/trap';
+import {
+  TRAP,
+  TRAP_CRASH,
+  TRAP_EFFECT,
+  TRAP_ENGINE,
+  TRAP_MBOX,
+  TrapCpuid,
+  TrapCrash,
+  TrapMailbox,
+  TrapVp,
+} from '../../abi/trap';
 import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
@@ -467,6 +477,8 @@ export class Domain {
       guestRing: this.guestRing,
       uptimeMs: Date.now() - this.startedAt,
       vps: this.vpBlocks(),
+      hypervExecutedBy: this.partition.trapEngine === TRAP_ENGINE.TRAP_ENGINE_HYPERV ? 'hypervisor' : 'trap module',
+      exits: this.partition.exits(),
     });
   }
 

@@ -8,8 +8,10 @@
  * sends to the shim are counted as calls only. Cycles of a call include the time it slept (sched_op.block) or waited for
  * the shim, and those of a multicall what its calls took.
  */
+
 import { TRAP_COUNT, TRAP_SUB, TrapVp } from '../../abi/trap';
 import { hypercall, opName } from '../../abi/xen/hypercalls';
+import type { VpExits } from '../partition/partition';
 import { HYPERV_OPERATIONS } from './hyperv-operations';
 import { translationOf, type Where } from './table';
 
@@ -41,6 +43,10 @@ export interface Stats {
   readonly exceptions: readonly { readonly vector: number; readonly count: number }[];
   /** Other things that the module did, by name. */
   readonly module: Readonly<Record<string, number>>;
+  /** Does a hypervisor execute the Hyper-V operations, or the trap module's soft Hyper-V? */
+  readonly hypervExecutedBy: 'hypervisor' | 'trap module';
+  /** How often each VP left guest execution, where the engine counts: to the shim's process, and in the hypervisor. */
+  readonly exits?: readonly VpExits[];
 }
 
 const PER_HYPERCALL = 64;
@@ -77,6 +83,8 @@ export interface StatsSource {
   readonly uptimeMs: number;
   /** Private copies of the trap_vp blocks. */
   readonly vps: readonly Buffer[];
+  readonly hypervExecutedBy: Stats['hypervExecutedBy'];
+  readonly exits: readonly VpExits[] | undefined;
 }
 
 /** Collects statistics from copies of the VPs' blocks. */
@@ -124,7 +132,29 @@ export function collectStats(source: StatsSource): Stats {
       .sort((a, b) => b.count - a.count),
     exceptions,
     module,
+    hypervExecutedBy: source.hypervExecutedBy,
+    ...(source.exits === undefined ? {} : { exits: source.exits }),
   };
+}
+
+/** Sums of the VPs' exits by reason, most frequent first: [who, reason, count]. */
+function exitRows(exits: readonly VpExits[]): string[][] {
+  const sums = new Map<string, number>();
+  const add = (kind: string, counts: Readonly<Record<string, number>>): void => {
+    for (const [reason, count] of Object.entries(counts)) {
+      if (count > 0) sums.set(`${kind}\0${reason}`, (sums.get(`${kind}\0${reason}`) ?? 0) + count);
+    }
+  };
+  for (const vp of exits) {
+    add('to the shim', vp.toProcess);
+    add('hypervisor', vp.hypervisor);
+  }
+  return [...sums]
+    .sort((a, b) => b[1] - a[1])
+    .map(([key, count]) => {
+      const [kind = '', reason = ''] = key.split('\0');
+      return [reason.replaceAll('_', ' '), String(count), kind];
+    });
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -154,11 +184,12 @@ export function formatStats(stats: Stats, top = 24): string {
     table(['Xen operation', 'count', 'where', 'Hyper-V equivalent'], rows),
     '',
     table(
-      ['Hyper-V operation', 'count', 'invoked by'],
+      ['Hyper-V operation', 'count', `invoked by (executed by the ${stats.hypervExecutedBy})`],
       stats.hyperv.map((o) => [o.name, String(o.count), o.by]),
     ),
     '',
     table(['trap module', 'count'], emulated),
     '',
+    ...(stats.exits === undefined ? [] : [table(['exits and events', 'count', 'counted'], exitRows(stats.exits)), '']),
   ].join('\n');
 }

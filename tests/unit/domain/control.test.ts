@@ -47,7 +47,15 @@ class FakeDomain implements ControlTarget {
     return info(this.name);
   }
   stats(): ReturnType<ControlTarget['stats']> {
-    return collectStats({ name: this.name, engine: 'qemu', guestRing: 1, uptimeMs: 1, vps: [] });
+    return collectStats({
+      name: this.name,
+      engine: 'qemu',
+      guestRing: 1,
+      uptimeMs: 1,
+      vps: [],
+      hypervExecutedBy: 'trap module',
+      exits: undefined,
+    });
   }
   destroy(): Promise<void> {
     this.destroyed++;

@@ -16,7 +16,8 @@ function block(
 }
 
 function stats(...vps: Buffer[]): Stats {
-  return collectStats({ name: 'test', engine: 'qemu', guestRing: 1, uptimeMs: 1500, vps });
+  const engine = { engine: 'qemu', hypervExecutedBy: 'trap module' as const, exits: undefined };
+  return collectStats({ name: 'test', ...engine, guestRing: 1, uptimeMs: 1500, vps });
 }
 
 describe('statistics', () => {
