@@ -9,6 +9,7 @@
  *
  * Needs an engine that counts (kvm); the limits are shim/translate/exit-budget.ts's. Exit status 0: all are kept.
  */
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -21,19 +22,18 @@ const COUNTS = { idle: 200, cold: 300, 'ipi-halted': 500, ipi: 1000, 'send-shim'
 const DEFAULT_COUNT = 2000;
 
 function builtKernel() {
-  const { existsSync } = require('node:fs');
   // In the lab there is no compiler: the host has made it.
-  if (process.env.XENLIGHTEN_LAB === undefined) run('make', ['-s', '-C', path.join(root, 'tests/guest'), KERNEL]);
+  if (process.env.XENLIGHTEN_LAB === undefined) run('make', ['-s', '-C', path.join(root, 'tests/guest')]);
   if (!existsSync(KERNEL)) fail(`${KERNEL} is missing: make -C tests/guest`);
   return KERNEL;
 }
 
 /** Runs the guest once; the counters at its end, by VP. */
-async function once(operation, vcpus, count, options) {
+async function once(kernel, operation, vcpus, count, options) {
   const { Domain } = require('../dist/shim/domain/domain.js');
   const domain = await Domain.create({
     name: 'budget',
-    kernel: builtKernel(),
+    kernel,
     cmdline: `op=${operation} n=${count}`,
     memory: 32,
     vcpus,
@@ -50,12 +50,12 @@ async function once(operation, vcpus, count, options) {
   return exits;
 }
 
-async function measure(operation, vcpus, options) {
+async function measure(kernel, { operation, vcpus }, options) {
   const { exitsPerOperation } = require('../dist/shim/translate/exit-budget.js');
   const small = 100;
   const count = COUNTS[operation] ?? DEFAULT_COUNT;
-  const before = await once(operation, vcpus, small, options);
-  const after = await once(operation, vcpus, small + count, options);
+  const before = await once(kernel, operation, vcpus, small, options);
+  const after = await once(kernel, operation, vcpus, small + count, options);
   // The operation's own VP is the first.
   return exitsPerOperation(before[0], after[0], count);
 }
@@ -72,10 +72,11 @@ runMain(async () => {
   const { EXIT_BUDGET, judge } = require('../dist/shim/translate/exit-budget.js');
   const options = { engine: values.engine, ring: Number(values['guest-ring']) };
   const only = values.only?.split(',');
+  const kernel = builtKernel();
   const results = [];
   for (const row of EXIT_BUDGET) {
     if (only !== undefined && !only.includes(row.operation)) continue;
-    const measured = await measure(row.operation, row.vcpus, options);
+    const measured = await measure(kernel, row, options);
     const verdict = judge(row, measured);
     results.push({ operation: row.operation, ...measured, budget: row.budget, kept: verdict === undefined, verdict });
     if (!values.json) {

@@ -246,6 +246,17 @@ export function applyCpuidSettings(rows: readonly CpuidRow[], settings: readonly
   return changed;
 }
 
+/** Settings that hide features of the policy, by name; what depends on them goes with them. */
+export function hideByName(rows: readonly CpuidRow[], names: readonly string[], why: string): CpuidSetting[] {
+  return names.flatMap((name) =>
+    rows.flatMap(({ leaf, subleaf, reg, visible }) =>
+      visible
+        .filter((b) => b.name === name)
+        .map(({ bit }) => ({ leaf, subleaf, reg, bit, setting: '0' as const, name, where: why })),
+    ),
+  );
+}
+
 /** Settings that want a feature which the processor does not have. `hardware` gives a register of the processor. */
 export function missingFeatures(
   rows: readonly CpuidRow[],

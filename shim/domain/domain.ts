@@ -54,7 +54,7 @@ import { XenstoreRing } from '../xen/xenstore/ring';
 import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type Ahead, beginAhead } from './ahead';
-import { applyCpuidSettings, type CpuidSetting, missingFeatures } from './cpuid-option';
+import { applyCpuidSettings, type CpuidSetting, hideByName, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
 import { type DomainInfo, vcpuTimes } from './domain-info';
 import { chooseRing, hostMeltdown } from './guest-ring';
@@ -338,16 +338,17 @@ export class Domain {
         consoleEvtchn: CONSOLE_PORT,
       });
       const tscHz = config.icount === undefined ? await tsc.frequency() : 1e9;
-      const cpuidRows = applyCpuidSettings(
-        domainCpuid({
-          version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
-          tscKhz: Math.round(tscHz / 1000),
-          tscMode: config.tscMode === 'native' ? 2 : 0,
-          // As Xen counts: 1 for a domain that was never restored.
-          incarnation: 1,
-        }),
-        config.cpuid ?? [],
-      );
+      const policy = domainCpuid({
+        version: (XEN_VERSION.major << 16) | XEN_VERSION.minor,
+        tscKhz: Math.round(tscHz / 1000),
+        tscMode: config.tscMode === 'native' ? 2 : 0,
+        // As Xen counts: 1 for a domain that was never restored.
+        incarnation: 1,
+      });
+      const cpuidRows = applyCpuidSettings(policy, [
+        ...hideByName(policy, engine.brokenFeatures, `engine ${engine.name}`),
+        ...(config.cpuid ?? []),
+      ]);
       const cpuid = encodeCpuidTable(cpuidRows);
       loadTrapModule(memory, layout, image, {
         engine: partition.trapEngine,

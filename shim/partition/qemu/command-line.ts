@@ -39,8 +39,11 @@ export interface QemuMachine {
 
 export const DEFAULT_CPU = 'qemu64';
 
-/** Never on: iret and far returns pop with supervisor rights in QEMU before 9.1, which SMAP turns into faults. */
-const FORBIDDEN_FEATURES = ['smap=off', 'smep=off'];
+/**
+ * Never on. SMAP, SMEP: iret and far returns pop with supervisor rights in QEMU before 9.1, which SMAP turns into faults.
+ * BMI2: QEMU 7.2 computes some of it wrong (a zstd decoder that uses it finds its data corrupt).
+ */
+const FORBIDDEN_FEATURES = ['smap=off', 'smep=off', 'bmi2=off'];
 
 function escapeOption(value: string): string {
   return value.replaceAll(',', ',,');

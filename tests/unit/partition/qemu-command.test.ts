@@ -19,12 +19,12 @@ test('one VP is never the only possible one, so that TCG keeps locked instructio
 test('the sandbox denies everything, SMAP and SMEP are off with any CPU model', () => {
   const line = commandLine({ ...machine, cpu: 'max,+smap' });
   expect(option(line, '-sandbox')).toBe('on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');
-  expect(option(line, '-cpu')).toBe('max,+smap,xsaveopt=on,smap=off,smep=off');
+  expect(option(line, '-cpu')).toBe('max,+smap,xsaveopt=on,smap=off,smep=off,bmi2=off');
   expect(line).toEqual(expect.arrayContaining(['-nodefaults', '-no-user-config', '-no-reboot']));
 });
 
 test('the default model is given as it is', () => {
-  expect(option(commandLine(machine), '-cpu')).toBe('qemu64,smap=off,smep=off');
+  expect(option(commandLine(machine), '-cpu')).toBe('qemu64,smap=off,smep=off,bmi2=off');
 });
 
 test('models are read from what -cpu help prints, not its flags', () => {
