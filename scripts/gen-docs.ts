@@ -4,6 +4,7 @@
  *   docs/translation-table.md   shim/translate/table.ts and hyperv-operations.ts
  *   docs/hypercalls.md          abi/xen/hypercalls.ts
  *   docs/cpuid-policy.md        shim/xen/cpuid-policy.ts
+ *   docs/exit-budget.md         shim/translate/exit-budget.ts
  *
  * The pages are committed; a unit test fails when they are not what this makes of the tables.
  */
@@ -11,6 +12,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ErrorDecl, HYPERCALL_LIST, type Hypercall, type Privilege, type Subop } from '../abi/xen/hypercalls';
 import { packageRoot } from '../shim/partition/native-files';
+import { EXIT_BUDGET, NOISE } from '../shim/translate/exit-budget';
 import { HYPERV_OPERATIONS } from '../shim/translate/hyperv-operations';
 import { type Exactness, IMPLICIT_OPERATIONS, type Translation, tableRows, type Where } from '../shim/translate/table';
 import { toMarkdown as cpuidPolicy } from '../shim/xen/cpuid-policy';
@@ -169,6 +171,32 @@ function hypercalls(): string {
   ].join('\n');
 }
 
+function exitBudget(): string {
+  const exits = (n: number): string => (n <= NOISE ? '0' : n.toFixed(1));
+  return [
+    '# Exit budget',
+    '',
+    generated('shim/translate/exit-budget.ts'),
+    '',
+    'How often an operation of a guest may take its virtual processor out of guest execution: to the hypervisor, and on to',
+    "xenlighten's process. `node scripts/exit-budget.mjs` measures it on an engine that counts exits (kvm), by the",
+    "hypervisor's own counters; tests/e2e/lab holds it against this table on KVM's Hyper-V emulation. Interrupts of the",
+    'host and first touches of memory are not counted. 0 means less than one in fifty.',
+    '',
+    ...table(
+      ['operation', 'what it is', 'exits to the hypervisor, at most', 'to the process, at most'],
+      EXIT_BUDGET.map((row) => [
+        `\`${row.operation}\``,
+        row.doc,
+        exits(row.budget.hypervisor),
+        exits(row.budget.toProcess),
+      ]),
+    ),
+    '',
+    '`xenlighten stats` shows the exits of a running guest by reason.',
+  ].join('\n');
+}
+
 /** Path below the repository's root, and contents. */
 export function documents(): ReadonlyMap<string, string> {
   const end = (text: string): string => `${text.trimEnd()}\n`;
@@ -176,6 +204,7 @@ export function documents(): ReadonlyMap<string, string> {
     ['docs/translation-table.md', end(translationTable())],
     ['docs/hypercalls.md', end(hypercalls())],
     ['docs/cpuid-policy.md', end(cpuidPolicy())],
+    ['docs/exit-budget.md', end(exitBudget())],
   ]);
 }
 

@@ -21,19 +21,19 @@ export const HYPERV_OPERATIONS = {
   flushSpace: {
     counter: TRAP_HV.TRAP_HV_FLUSH_SPACE,
     name: 'HvCallFlushVirtualAddressSpace',
-    by: 'hypercall 0x0002',
+    by: 'hypercall 0x0002, or 0x0013 with VP sets',
     soft: 'IPI to VPs in guest code; others flush before they enter it',
   },
   flushList: {
     counter: TRAP_HV.TRAP_HV_FLUSH_LIST,
     name: 'HvCallFlushVirtualAddressList',
-    by: 'hypercall 0x0003',
+    by: 'hypercall 0x0003, or 0x0014 with VP sets',
     soft: 'as HvCallFlushVirtualAddressSpace',
   },
   sendIpi: {
     counter: TRAP_HV.TRAP_HV_SEND_IPI,
     name: 'HvCallSendSyntheticClusterIpi',
-    by: 'hypercall 0x000B',
+    by: 'hypercall 0x000B, or 0x0015 with VP sets',
     soft: 'local APIC ICR',
   },
   longSpinWait: {
@@ -91,7 +91,7 @@ export const HYPERV_OPERATIONS = {
     by: 'MSR 0x40000100-0x40000105',
     soft: 'trap_crash in shared memory',
   },
-  eoi: { counter: TRAP_HV.TRAP_HV_EOI, name: 'EOI', by: 'MSR 0x40000070 or VP assist page', soft: 'local APIC EOI' },
+  eoi: { counter: TRAP_HV.TRAP_HV_EOI, name: 'EOI', by: 'VP assist page, else MSR 0x40000070', soft: 'local APIC EOI' },
   postMessage: {
     counter: TRAP_HV.TRAP_HV_POST_MESSAGE,
     name: 'synchronous call to the shim',
