@@ -454,8 +454,14 @@ export class Domain {
       });
     }
     const ring = new TraceRing(this.partition.memory, this.layout, TRACE_ENTRIES);
-    const { guestRing, layout, partition } = this;
-    const about = { name: this.config.name, vcpus: layout.nrVps, guestRing, engine: partition.engine };
+    const { guestRing, hypervExecutedBy, layout, partition } = this;
+    const about = {
+      name: this.config.name,
+      vcpus: layout.nrVps,
+      guestRing,
+      engine: partition.engine,
+      hypervExecutedBy,
+    };
     this.tracer = await Tracer.start(file, ring, about);
   }
 
@@ -471,6 +477,10 @@ export class Domain {
     return this.finalStats ?? this.collect();
   }
 
+  private get hypervExecutedBy(): Stats['hypervExecutedBy'] {
+    return this.partition.trapEngine === TRAP_ENGINE.TRAP_ENGINE_HYPERV ? 'hypervisor' : 'trap module';
+  }
+
   private collect(): Stats {
     return collectStats({
       name: this.config.name,
@@ -478,7 +488,7 @@ export class Domain {
       guestRing: this.guestRing,
       uptimeMs: Date.now() - this.startedAt,
       vps: this.vpBlocks(),
-      hypervExecutedBy: this.partition.trapEngine === TRAP_ENGINE.TRAP_ENGINE_HYPERV ? 'hypervisor' : 'trap module',
+      hypervExecutedBy: this.hypervExecutedBy,
       exits: this.partition.exits(),
     });
   }

@@ -6,6 +6,7 @@
  * waits: what is overwritten before it is read is counted and marked in the trace.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Stats } from './stats';
 import type { TraceEvent } from './trace-events';
 import { TraceFormatter } from './trace-events';
 import { TraceFile } from './trace-file';
@@ -24,6 +25,8 @@ export interface TraceDescription {
   readonly vcpus: number;
   readonly guestRing: number;
   readonly engine: string;
+  /** Who executes the Hyper-V operations that the trace names. */
+  readonly hypervExecutedBy: Stats['hypervExecutedBy'];
 }
 
 export interface TraceSummary {

@@ -81,7 +81,13 @@ test.each(['1', '3'])(
 
     const stats = JSON.parse(readFileSync(statsFile, 'utf8')) as Stats;
     const { otherData, traceEvents } = readTrace(traceFile);
-    expect(otherData).toMatchObject({ name, guestRing: Number(ring), engine: 'qemu', vcpus: 1 });
+    expect(otherData).toMatchObject({
+      name,
+      guestRing: Number(ring),
+      engine: 'qemu',
+      vcpus: 1,
+      hypervExecutedBy: 'trap module',
+    });
     const { records, lost } = (traceEvents.at(-1) as TraceEvent).args as { records: number; lost: number };
     const count = new Map<string, number>();
     for (const e of traceEvents) {

@@ -58,6 +58,8 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
+const ABOUT = { name: 'x', vcpus: 1, guestRing: 1, engine: 'qemu', hypervExecutedBy: 'trap module' } as const;
+
 describe('the ring', () => {
   test('gives what was written, in order, once', () => {
     for (let i = 0; i < 5; i++) writer.record();
@@ -266,7 +268,7 @@ describe('the file', () => {
 
   test('a tracer writes what is recorded, handling times, losses and a summary', async () => {
     const path = join(dir, 't.json');
-    const tracer = await Tracer.start(path, ring, { name: 'x', vcpus: 1, guestRing: 1, engine: 'qemu' });
+    const tracer = await Tracer.start(path, ring, ABOUT);
     tracer.shimHandled(0, 5, 0.0001);
     writer.record({ nr: H.__HYPERVISOR_vm_assist, callSeq: 5 });
     await new Promise((resolve) => setTimeout(resolve, 60));
@@ -286,9 +288,7 @@ describe('the file', () => {
   });
 
   test('a full disk ends the trace, not the domain', async () => {
-    const tracer = await Tracer.start('/dev/full', ring, { name: 'x', vcpus: 1, guestRing: 1, engine: 'qemu' }).catch(
-      (e: unknown) => e,
-    );
+    const tracer = await Tracer.start('/dev/full', ring, ABOUT).catch((e: unknown) => e);
     // The head cannot be written either: said at once.
     expect(tracer).toBeInstanceOf(UsageError);
   });
