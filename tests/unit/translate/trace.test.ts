@@ -271,7 +271,10 @@ describe('the file', () => {
     const tracer = await Tracer.start(path, ring, ABOUT);
     tracer.shimHandled(0, 5, 0.0001);
     writer.record({ nr: H.__HYPERVISOR_vm_assist, callSeq: 5 });
-    await new Promise((resolve) => setTimeout(resolve, 60));
+    for (const until = Date.now() + 20_000; Date.now() < until; ) {
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      if (JSON.stringify(read(path)).includes('vm_assist')) break;
+    }
     expect(JSON.stringify(read(path))).toContain('vm_assist');
     for (let i = 0; i < ENTRIES + 3; i++) writer.record({ nr: H.__HYPERVISOR_iret });
     const summary = await tracer.stop();
