@@ -85,6 +85,36 @@ describeInLab('the kvm engine', () => {
   );
 
   test(
+    'KVM traces each Hyper-V operation as often as the trap module counts it',
+    async () => {
+      const kernel = labPath(testKernel().replace(/pvtest\.elf$/, 'pvsmp.elf'));
+      const run = ['dist/shim/cli/main.js', 'run', '--engine', 'kvm', '--stats', STATS, '--kernel', kernel];
+      const guest = ['--memory', '64', '--vcpus', '2', '--timeout', '150', '--cmdline', 'seconds=5 seed=3 wait=60'];
+      const command = ['sh', 'tests/e2e/lab/traced.sh', STATS, 'node', ...run, ...guest];
+      const result = await inLab(command, { seconds: 200, smp: 1 });
+      const [, traced = '', json = ''] = result.stdout.split(/\nTRACED\n|\nSTATS\n/);
+      expect(result.stdout).toContain('smp: done vcpus=2');
+      expect(traced).toContain('LOST 0');
+      const stats = JSON.parse(json) as Stats;
+      const seen = (event: string): number => Number(new RegExp(`(\\d+) ${event}$`, 'm').exec(traced)?.[1] ?? 0);
+      // The forms with VP sets: KVM recommends them.
+      const pairs = [
+        ['kvm_hv_hypercall 13', /^HvCallFlushVirtualAddressSpace/],
+        ['kvm_hv_hypercall 14', /^HvCallFlushVirtualAddressList/],
+        ['kvm_hv_hypercall 15', /^HvCallSendSyntheticClusterIpi/],
+        ['kvm_hv_hypercall 8', /^HvCallNotifyLongSpinWait/],
+        ['kvm_hv_hypercall 5d', /^HvCallSignalEvent \(doorbell\)/],
+        ['kvm_hv_stimer_set_count', /^STIMER0 \(direct mode\), arm|^STIMER0, stop/],
+        ['kvm_hv_stimer_expiration', /^STIMER0 expiry/],
+      ] as const;
+      const byKvm = pairs.map(([event]) => [event, seen(event)]);
+      expect(byKvm).toEqual(pairs.map(([event, name]) => [event, count(stats, name)]));
+      expect(Math.min(...byKvm.map(([, n]) => Number(n)))).toBeGreaterThan(0);
+    },
+    5 * MINUTES,
+  );
+
+  test(
     'the exit budget is kept',
     async () => {
       testKernel();
