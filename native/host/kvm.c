@@ -15,8 +15,8 @@
  * flush hypercalls of other VPs for it when it enters again.
  *
  * Hostile input: everything in kvm_run comes from KVM, but GPAs in it are the guest's; they are checked against the RAM
- * regions. A guest that makes exits without end costs its own threads' time and nothing else: no exit allocates, logs or
- * calls JavaScript more than once at a time.
+ * regions. A guest that makes exits without end costs its own threads' time and little else: no exit allocates or logs, and
+ * calls of JavaScript merge and are limited in number (BELLS_PER_MS).
  */
 #include "host.h"
 
@@ -28,12 +28,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAX_VPS 64
@@ -42,6 +44,8 @@
 #define EXIT_REASONS 48
 #define SIEF_SINT_BYTES 256
 #define PAGE_SIZE 4096u
+/* Doorbell calls to JavaScript in a millisecond, beyond which whoever makes more of them waits for the next one. */
+#define BELLS_PER_MS 32
 
 /* TLFS: what we answer to hypercalls that KVM leaves to us. */
 #define HV_STATUS_INVALID_HYPERCALL_CODE 2
@@ -55,7 +59,7 @@
 /* What a VP writes to the call port (TRAP_CALL_ASK); anything else is "I still wait". */
 #define CALL_ASK 0
 
-/* Values of vp.word. */
+/* Values of vp.word: no kick since the last wait, a kick, a VP that waits for one. */
 enum { WORD_CLEAR, WORD_KICKED, WORD_WAITING };
 
 /* Why a machine ended; the names are shim/partition/kvm's KvmEndKind. */
@@ -101,6 +105,8 @@ struct machine {
     pthread_t watcher;
     bool watching;
     _Atomic bool stopping, ringing;
+    _Atomic uint64_t bell_ms;
+    _Atomic uint32_t bell_count;
     _Atomic uint32_t running;
     napi_env env;
     napi_threadsafe_function call_js;
@@ -187,6 +193,19 @@ static void ring(struct machine *m)
         (void)napi_call_threadsafe_function(m->call_js, NULL, napi_tsfn_nonblocking);
 }
 
+/* A ring that nobody waits for: after too many in a row the caller sleeps, so that a flood leaves the event loop alone. */
+static void ring_freely(struct machine *m)
+{
+    struct timespec now, millisecond = {.tv_nsec = 1000000};
+    ring(m);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    if (atomic_exchange_explicit(&m->bell_ms, ms, memory_order_relaxed) != ms)
+        atomic_store_explicit(&m->bell_count, 0, memory_order_relaxed);
+    else if (atomic_fetch_add_explicit(&m->bell_count, 1, memory_order_relaxed) >= BELLS_PER_MS)
+        nanosleep(&millisecond, NULL);
+}
+
 /*
  * The VP asks the shim something, or has looked after a kick and still waits: until the next kick.
  *
@@ -215,7 +234,7 @@ static void port_io(struct kvm_vp *vp, struct kvm_run *run)
         if (run->io.port == vp->machine->call_port)
             wait_for_shim(vp, *((uint8_t *)run + run->io.data_offset) == CALL_ASK);
         else if (run->io.port == vp->machine->bell_port)
-            ring(vp->machine);
+            ring_freely(vp->machine);
         return;
     }
     /* Nothing answers. */
@@ -309,6 +328,14 @@ static void run_vp(struct kvm_vp *vp)
     }
 }
 
+/* What top and gdb call a thread; the tests count them. */
+static void name_thread(const char *format, uint32_t index)
+{
+    char name[16];
+    snprintf(name, sizeof name, format, index);
+    pthread_setname_np(pthread_self(), name);
+}
+
 static void *vp_thread(void *argument)
 {
     struct kvm_vp *vp = argument;
@@ -317,6 +344,7 @@ static void *vp_thread(void *argument)
     sigemptyset(&wanted);
     sigaddset(&wanted, stop_signal());
     pthread_sigmask(SIG_UNBLOCK, &wanted, NULL);
+    name_thread("xl-vp-%u", vp->index);
     run_vp(vp);
     atomic_fetch_sub(&m->running, 1);
     signal_fd(m->control_fd);
@@ -328,6 +356,7 @@ static void *vp_thread(void *argument)
 static void *watcher_thread(void *argument)
 {
     struct machine *m = argument;
+    name_thread("xl-bell", 0);
     struct pollfd fds[2] = {{.fd = m->doorbell_fd, .events = POLLIN}, {.fd = m->control_fd, .events = POLLIN}};
     while (atomic_load(&m->running) > 0) {
         if (atomic_load(&m->stopping)) {
@@ -338,7 +367,7 @@ static void *watcher_thread(void *argument)
             continue;
         uint64_t count;
         if ((fds[0].revents & POLLIN) && read(m->doorbell_fd, &count, sizeof count) == sizeof count)
-            ring(m);
+            ring_freely(m);
         if (fds[1].revents & POLLIN)
             (void)!read(m->control_fd, &count, sizeof count);
     }
@@ -650,6 +679,8 @@ napi_value host_start_kvm_machine(napi_env env, napi_callback_info info)
         unmap_runs(m);
         napi_remove_env_cleanup_hook(env, at_cleanup, m);
         napi_release_threadsafe_function(m->call_js, napi_tsfn_release);
+        napi_delete_reference(env, m->on_exit);
+        napi_delete_reference(env, m->memory);
         return host_throw_errno(env, "starting a thread for a virtual processor", error);
     }
     return NULL;

@@ -80,20 +80,34 @@ export interface Partition {
   prepare(): void;
   /**
    * Lets the VPs run from the boot parameters in memory (see BOOT_PARAMETERS). Resolves when the engine has started,
-   * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started. `cpuid`
-   * says what a VP's own CPUID answers, on engines that can set it; without it, what the host offers.
+   * not when the first instruction has run. Rejects when the engine is missing, too old or cannot be started, and when
+   * it is called twice: then nothing is left of it but the memory, and no event is called. `cpuid` says what a VP's own
+   * CPUID answers, on engines that can set it; without it, what the host offers.
    */
   start(events: PartitionEvents, cpuid?: ProcessorCpuid): Promise<void>;
   /**
    * Makes a VP that runs, halts or waits look at its state. Never blocks; a kick while one is on its way may be merged
-   * with it. An engine may wake VP 0 in another's place, whose business it then is to pass the kick on.
+   * with it, but a VP looks after the last one. An engine may wake VP 0 in another's place, whose business it then is to
+   * pass the kick on. Does nothing before start() has resolved and after the end. RangeError: there is no such VP.
+   *
+   * A VP waits by halting, or, on engines of this process, by OUT to TRAP_CALL_PORT, which rings and returns at the next
+   * kick, or at once if there was one since it last returned: a kick that ends such a wait need not interrupt as well.
    */
   kick(vp: number): void;
-  /** Ends the VPs at once; resolves when they have. Memory stays readable until memory.release(). */
+  /**
+   * Ends the VPs at once; resolves when they have, and exit() was called (with the reason `stopped`, unless the partition
+   * ended by itself before). Memory stays readable until memory.release(). May be called at any time and repeatedly; before
+   * start() has launched the VPs it makes start() reject, and exit() is never called.
+   */
   stop(): Promise<void>;
   describe(): PartitionDescription;
   /** By VP, now or, after the end, as it was then; undefined where the engine does not count. */
   exits(): VpExits[] | undefined;
+}
+
+/** For engines' kick(). RangeError for a VP that does not exist. */
+export function checkVp(vp: number, vpCount: number): void {
+  if (!Number.isInteger(vp) || vp < 0 || vp >= vpCount) throw new RangeError(`there is no virtual processor ${vp}`);
 }
 
 /**

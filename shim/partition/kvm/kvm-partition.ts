@@ -18,6 +18,7 @@ import { GuestMemory } from '../guest-memory';
 import { KVM_END_KINDS, KvmMachine, type KvmMachineEnd } from '../host';
 import {
   BOOT_PARAMETERS,
+  checkVp,
   type Partition,
   type PartitionDescription,
   type PartitionEvents,
@@ -26,17 +27,9 @@ import {
   type VpExits,
 } from '../partition';
 import { ramRegions } from '../ram-layout';
-import {
-  KVM,
-  KVM_CAP,
-  KVM_EXIT,
-  KVM_REQUEST,
-  KvmHypervEventfd,
-  KvmIrqfd,
-  KvmIrqRouting,
-  KvmIrqRoutingEntry,
-} from './abi';
+import { KVM, KVM_CAP, KVM_REQUEST, KvmHypervEventfd, KvmIrqfd, KvmIrqRouting, KvmIrqRoutingEntry } from './abi';
 import { hypervLeaves, setCpuid, supportedCpuid, supportedHypervCpuid, vcpuCpuid } from './cpuid';
+import { describeEnd, exitName } from './end';
 import { eventfd, instance, ioctl } from './libc';
 import { VcpuStatistics } from './stats';
 import { capability, enableCapability, KvmUnusableError, makeRunnable, openKvm, setRegisters } from './vm';
@@ -65,38 +58,6 @@ class Descriptors {
   close(): void {
     for (const fd of this.fds.splice(0).reverse()) closeSync(fd);
   }
-}
-
-function describeEnd(end: KvmMachineEnd): string {
-  const on = `virtual processor ${end.vp}`;
-  switch (KVM_END_KINDS[end.kind]) {
-    case 'stopped':
-      return 'the partition was stopped';
-    case 'shutdown':
-      return `${on} shut down by a triple fault`;
-    case 'reset':
-      return `${on} asked for a reset of the partition`;
-    case 'run-error':
-      return `KVM_RUN failed on ${on}: ${errnoText(end.code)}`;
-    case 'internal-error':
-      return `KVM gave up on ${on}: internal error ${end.code} (${INTERNAL_ERRORS[end.code] ?? 'unknown'})`;
-    case 'fail-entry':
-      return `the processor refused to enter ${on}: hardware reason 0x${end.detail.toString(16)}`;
-    default:
-      return `${on} left the guest for a reason that nobody asked for: KVM exit ${end.code}`;
-  }
-}
-
-const INTERNAL_ERRORS: Readonly<Record<number, string>> = {
-  1: 'an instruction could not be emulated',
-  2: 'exceptions at the same time',
-  3: 'an exit while an event was delivered',
-  4: 'an unexpected exit reason',
-};
-
-function errnoText(errno: number): string {
-  const { errno: numbers } = require('node:os').constants as { errno: Record<string, number> };
-  return Object.entries(numbers).find(([, n]) => n === errno)?.[0] ?? `errno ${errno}`;
 }
 
 /** One word of a union of 8. */
@@ -266,6 +227,7 @@ export class KvmPartition implements Partition {
   }
 
   kick(vp: number): void {
+    checkVp(vp, this.options.vpCount);
     this.machine?.kick(vp);
   }
 
@@ -297,12 +259,4 @@ export class KvmPartition implements Partition {
       pid: undefined,
     };
   }
-}
-
-const EXIT_NAMES = new Map<number, string>(
-  Object.entries(KVM_EXIT).map(([name, reason]) => [reason as number, name.slice('KVM_EXIT_'.length)]),
-);
-
-function exitName(reason: number): string {
-  return EXIT_NAMES.get(reason) ?? `exit ${reason}`;
 }

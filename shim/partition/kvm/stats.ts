@@ -28,9 +28,15 @@ export class VcpuStatistics {
   private readonly counters: readonly { readonly name: string; readonly offset: number }[];
   private readonly end: number;
 
-  /** Takes over the descriptor that it opens on the vCPU. */
+  /** Opens a descriptor on the vCPU's statistics, which close() closes. */
   static open(vcpuFd: number): VcpuStatistics {
-    return new VcpuStatistics(ioctl(vcpuFd, 'KVM_GET_STATS_FD', KVM_REQUEST.KVM_GET_STATS_FD));
+    const fd = ioctl(vcpuFd, 'KVM_GET_STATS_FD', KVM_REQUEST.KVM_GET_STATS_FD);
+    try {
+      return new VcpuStatistics(fd);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
   }
 
   private constructor(private readonly fd: number) {

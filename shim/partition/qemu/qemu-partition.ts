@@ -16,7 +16,13 @@ import { TRAP_ENGINE } from '../../../abi/trap';
 import { GuestMemory } from '../guest-memory';
 import { closeFile, createSealedFile, createSocketPair } from '../host';
 import { nativeFile } from '../native-files';
-import type { Partition, PartitionDescription, PartitionEvents, PartitionExit } from '../partition';
+import {
+  checkVp,
+  type Partition,
+  type PartitionDescription,
+  type PartitionEvents,
+  type PartitionExit,
+} from '../partition';
 import { ramRegions } from '../ram-layout';
 import { Bell } from './bell';
 import { findQemu, type QemuBinary, QemuUnusableError } from './binary';
@@ -177,7 +183,8 @@ export class QemuPartition implements Partition {
   }
 
   /** The one serial line interrupts VP 0, which passes the kick on. */
-  kick(_vp: number): void {
+  kick(vp: number): void {
+    checkVp(vp, this.options.vpCount);
     this.bell?.kick();
   }
 
