@@ -1,99 +1,40 @@
-/** The qemu engine, with a guest of a few hundred bytes: start, doorbell, kick, memory layout, atomics, ends. */
-import { execFileSync, spawn } from 'node:child_process';
+/** The qemu engine: the contract of Partition, and what is QEMU's alone. */
+import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readClocks } from '../../../shim/partition/host';
 import { packageRoot } from '../../../shim/partition/native-files';
-import type { PartitionExit } from '../../../shim/partition/partition';
 import { QemuPartition, type QemuPartitionOptions } from '../../../shim/partition/qemu/qemu-partition';
-import { HIGH_RAM_START, LOW_RAM_LIMIT } from '../../../shim/partition/ram-layout';
-import { command, control, loadGuest } from './guest';
+import { contract } from './contract';
+import { delay, Machine, type MachineOptions } from './machine';
+import { startOwner } from './owner';
 
-const MIB = 2 ** 20;
+const owner = { module: 'qemu/qemu-partition.js', className: 'QemuPartition', options: {} };
 
-/** A partition with the little guest in it, and promises for what it does. */
-class Machine {
-  readonly partition: QemuPartition;
-  readonly exit: Promise<PartitionExit>;
-  doorbells = 0;
-  onDoorbell: () => void = () => undefined;
-  private reportExit!: (exit: PartitionExit) => void;
-  private waiting: { condition: () => boolean; resolve: () => void }[] = [];
-  private gone: PartitionExit | undefined;
-
-  constructor(options: Partial<QemuPartitionOptions> = {}) {
-    this.partition = new QemuPartition({ memoryBytes: 64 * MIB, vpCount: 1, ...options });
-    this.exit = new Promise((resolve) => {
-      this.reportExit = resolve;
-    });
-    loadGuest(this.memory);
-  }
-
-  get memory() {
-    return this.partition.memory;
-  }
-
-  start(): Promise<void> {
-    return this.partition.start({
-      doorbell: () => {
-        this.doorbells++;
-        this.onDoorbell();
-        this.check();
-      },
-      exit: (exit) => {
-        this.gone = exit;
-        this.reportExit(exit);
-        this.check();
-      },
-    });
-  }
-
-  /** Resolves when the condition holds at a doorbell; rejects when the partition ends before. */
-  async until(condition: () => boolean): Promise<void> {
-    await new Promise<void>((resolve) => {
-      this.waiting.push({ condition, resolve });
-      this.check();
-    });
-    if (this.gone !== undefined && !condition()) throw new Error(`the partition ended: ${this.gone.message}`);
-  }
-
-  alive(): Promise<void> {
-    return this.until(() => this.memory.getU64(control.alive) === 1n);
-  }
-
-  async run(number: bigint, arg0 = 0n, arg1 = 0n): Promise<void> {
-    this.memory.setU64(control.arg0, arg0);
-    this.memory.setU64(control.arg1, arg1);
-    this.memory.store64(control.command, number);
-    this.partition.kick(0);
-    await this.until(() => this.memory.load64(control.command) === 0n);
-  }
-
-  async end(): Promise<void> {
-    await this.partition.stop();
-    await this.memory.release();
-  }
-
-  private check(): void {
-    this.waiting = this.waiting.filter(({ condition, resolve }) => {
-      if (this.gone === undefined && !condition()) return true;
-      resolve();
-      return false;
-    });
-  }
-}
+contract({
+  name: 'qemu',
+  create: (options) => new QemuPartition(options),
+  owner,
+  speed: 1,
+  bellRounds: 2_000_000,
+  kicksEachVp: false,
+  mostMemory: 6 * 2 ** 30,
+});
 
 const machines: Machine[] = [];
-function machine(options: Partial<QemuPartitionOptions> = {}): Machine {
-  const made = new Machine(options);
+function machine(extra: Partial<QemuPartitionOptions> = {}, options: MachineOptions = {}): Machine {
+  const made = new Machine((given) => new QemuPartition({ ...given, ...extra }), options);
   machines.push(made);
   return made;
 }
 afterEach(async () => {
   for (const made of machines.splice(0)) await made.end();
 });
+
+/** RAM that nothing uses. */
+const SCRATCH = 0x200_0000;
 
 /** Processes whose command line contains `text`, by /proc. */
 function processesWith(text: string): number[] {
@@ -110,27 +51,16 @@ function processesWith(text: string): number[] {
 }
 
 function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
 describe('start', () => {
-  test('the first instruction runs with the boot argument and APIC id 0, and rings', async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    expect(m.memory.getU64(control.apicId)).toBe(0n);
-    expect(m.doorbells).toBeGreaterThan(0);
-    expect(m.partition.describe()).toMatchObject({ engine: 'qemu', vpCount: 1, memoryBytes: 64 * MIB });
-    expect(m.partition.describe().summary).toMatch(/^QEMU \d+\.\d+.* TCG/);
-  });
-
   test('from start() to the first doorbell in well under a second', async () => {
     const times: number[] = [];
     for (let i = 0; i < 5; i++) {
       const m = machine();
       const before = performance.now();
-      await m.start();
-      await m.alive();
+      await m.boot();
       times.push(performance.now() - before);
     }
     process.stderr.write(`start() to the first doorbell: median ${median(times).toFixed(1)} ms of 5\n`);
@@ -172,113 +102,38 @@ describe('start', () => {
 
   test("the guest's time stamp counter starts near 0 and runs at the host's rate", async () => {
     const m = machine();
-    await m.start();
-    await m.alive();
-    const first = m.memory.getU64(control.firstTsc);
+    await m.boot();
+    const first = m.get(0, 'first_tsc');
     const now = readClocks();
     expect(first).toBeLessThan(now.tsc);
   });
 
-  test('application processors start in the same ROM by SIPI 0xf0', async () => {
-    const m = machine({ vpCount: 4 });
-    await m.start();
-    await m.alive();
-    await m.run(command.startOthers, 0b1110n);
-    expect(m.memory.getU64(control.others)).toBe(0b1110n);
-  });
-
-  test.each([
+  test.each<[string, Partial<QemuPartitionOptions>]>([
     ['counting instructions', { icount: 'shift=0' }],
     ['with every feature that TCG has', { cpu: 'max' }],
     ['with a server CPU model', { cpu: 'EPYC' }],
     ['with huge pages asked for', { hugePages: true }],
     ['with 8 GiB', { memoryBytes: 8 * 2 ** 30 }],
-  ])('it starts %s', async (_, options) => {
-    const m = machine(options);
-    await m.start();
-    await m.alive();
-    await m.run(command.store, BigInt(control.pong), 5n);
-    expect(m.memory.getU64(control.pong)).toBe(5n);
-  });
-
-  test('a partition starts only once', async () => {
-    const m = machine();
-    await m.start();
-    await expect(m.start()).rejects.toThrow('started before');
-  });
-});
-
-describe('doorbell and kick', () => {
-  test('a kick interrupts a halted VP, which answers', async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    // Time to halt: a VP that still runs would see the command without being interrupted.
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    const before = m.memory.getU64(control.kicks);
-    await m.run(command.store, BigInt(control.pong), 77n);
-    expect(m.memory.getU64(control.pong)).toBe(77n);
-    expect(m.memory.getU64(control.kicks)).toBeGreaterThan(before);
-  });
-
-  test('ring, serve, kick: 2000 round trips with a halted VP', async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    const before = readClocks();
-    m.onDoorbell = () => {
-      const ping = m.memory.load64(control.ping);
-      if (ping === m.memory.load64(control.pong)) return;
-      m.memory.store64(control.pong, ping);
-      m.partition.kick(0);
-    };
-    const count = 2000;
-    await m.run(command.roundTrips, BigInt(count));
-    const after = readClocks();
-    const hz = Number(after.tsc - before.tsc) / (Number(after.monotonicRawNs - before.monotonicRawNs) / 1e9);
-    const times = Array.from({ length: count }, (_, i) => (m.memory.getU64Number(control.times + i * 8) / hz) * 1e6);
-    const sorted = [...times].sort((a, b) => a - b);
-    process.stderr.write(
-      `round trip, halted VP: median ${median(times).toFixed(0)} us, min ${sorted[0].toFixed(0)}, ` +
-        `p99 ${sorted[Math.floor(count * 0.99)].toFixed(0)}\n`,
-    );
-    expect(m.memory.getU64(control.pong)).toBe(BigInt(count));
-    expect(median(times)).toBeLessThan(5000);
-  });
-
-  test('kicks to a partition that is not started, and to one that has ended, do nothing', async () => {
-    const m = machine();
-    m.partition.kick(0);
-    await m.start();
-    await m.alive();
-    await m.partition.stop();
-    m.partition.kick(0);
-    expect((await m.exit).reason).toBe('stopped');
-  });
-
-  test('10000 kicks in one turn neither block nor get lost as a whole', async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    for (let i = 0; i < 10_000; i++) m.partition.kick(0);
-    await m.run(command.store, BigInt(control.pong), 1n);
-    expect(m.memory.getU64(control.pong)).toBe(1n);
+  ])('it starts %s', async (_, extra) => {
+    const m = machine(extra);
+    await m.boot();
+    await m.run(0, 'COMMAND_STORE', SCRATCH, 5);
+    expect(m.memory.getU64(SCRATCH)).toBe(5n);
   });
 });
 
 describe('while it runs', () => {
   test('an idle partition costs next to nothing: under 1 % of a core in both processes', async () => {
     const m = machine();
-    await m.start();
-    await m.alive();
+    await m.boot();
     const ticks = () => {
       const fields = readFileSync(`/proc/${m.partition.describe().pid}/stat`, 'utf8').split(') ')[1].split(' ');
       return Number(fields[11]) + Number(fields[12]);
     };
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await delay(200);
     const before = ticks();
     const ours = process.cpuUsage();
-    await new Promise((resolve) => setTimeout(resolve, 2000));
+    await delay(2000);
     const used = process.cpuUsage(ours);
     // A tick is 10 ms: two seconds at 1 % are two of them.
     expect(ticks() - before).toBeLessThanOrEqual(2);
@@ -287,77 +142,17 @@ describe('while it runs', () => {
 
   test('QEMU runs under seccomp and can gain no privileges', async () => {
     const m = machine();
-    await m.start();
-    await m.alive();
+    await m.boot();
     const status = readFileSync(`/proc/${m.partition.describe().pid}/status`, 'utf8');
     expect(status).toMatch(/^NoNewPrivs:\t1$/m);
     expect(status).toMatch(/^Seccomp:\t2$/m);
   });
 });
 
-describe('memory', () => {
-  test.each([
-    ['in the first GiB', 2 ** 30 - 8],
-    ['at the last u64 below the hole', LOW_RAM_LIMIT - 8],
-    ['at 4 GiB', HIGH_RAM_START],
-    ['at the last u64 of 6 GiB', HIGH_RAM_START + 3 * 2 ** 30 - 8],
-    ['across two windows', HIGH_RAM_START + 2 ** 30 - 4],
-  ])('with 6 GiB, a store %s lands where GuestMemory reads it', async (_, gpa) => {
-    const m = machine({ memoryBytes: 6 * 2 ** 30 });
-    await m.start();
-    await m.alive();
-    expect(m.memory.getU64(gpa)).toBe(0n);
-    await m.run(command.store, BigInt(gpa), 0x1122_3344_5566_7788n);
-    expect(m.memory.getU64(gpa)).toBe(0x1122_3344_5566_7788n);
-  });
-
-  test("the host's atomics and the guest's locked instructions do not lose each other's additions", async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    const guestCount = 20_000_000;
-    m.memory.setU64(control.arg0, BigInt(guestCount));
-    m.memory.store64(control.command, command.hammer);
-    m.partition.kick(0);
-    let hostCount = 0;
-    let mixed = 0;
-    while (m.memory.load64(control.command) !== 0n) {
-      const before = m.memory.add32(control.counter, 1);
-      hostCount++;
-      if (before > hostCount && before < guestCount) mixed++;
-    }
-    await m.until(() => true);
-    expect(mixed).toBeGreaterThan(1000);
-    expect(m.memory.getU32(control.counter)).toBe(guestCount + hostCount);
-  });
-
-  test('a released memory is gone for everybody', async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    await m.partition.stop();
-    expect(m.memory.getU64(control.alive)).toBe(1n);
-    await m.memory.release();
-    expect(() => m.memory.getU64(control.alive)).toThrow('was released');
-  });
-});
-
 describe('ends', () => {
-  test('a triple fault is recognised', async () => {
-    const m = machine();
-    await m.start();
-    await m.alive();
-    m.memory.store64(control.command, command.tripleFault);
-    m.partition.kick(0);
-    const exit = await m.exit;
-    expect(exit.reason).toBe('triple-fault');
-    expect(exit.message).toMatch(/triple fault/);
-  });
-
   test('stop() ends the process', async () => {
     const m = machine();
-    await m.start();
-    await m.alive();
+    await m.boot();
     const { pid } = m.partition.describe();
     await m.partition.stop();
     expect((await m.exit).reason).toBe('stopped');
@@ -366,16 +161,14 @@ describe('ends', () => {
 
   test.each(['SIGTERM', 'SIGKILL'] as const)('%s from outside is told apart', async (signal) => {
     const m = machine();
-    await m.start();
-    await m.alive();
+    await m.boot();
     process.kill(m.partition.describe().pid as number, signal);
     expect((await m.exit).reason).toBe('killed');
   });
 
   test("a terminal's Ctrl-C does not reach QEMU: it is in a process group of its own", async () => {
     const m = machine();
-    await m.start();
-    await m.alive();
+    await m.boot();
     const { pid } = m.partition.describe();
     // Fields after the command's name in parentheses: state, parent, process group.
     const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ');
@@ -394,9 +187,7 @@ describe('ends', () => {
   test('kill -9 of the owner leaves no process and no file', async () => {
     const name = `orphan-${process.pid}-${Date.now()}`;
     const shm = new Set(readdirSync('/dev/shm'));
-    const child = spawn(process.execPath, [path.join(__dirname, 'owner.js'), name], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const child = startOwner({ ...owner, options: { name }, vpCount: 1, ending: 'wait', code: 'spin' });
     const ready = await new Promise<string>((resolve, reject) => {
       child.stdout.once('data', (chunk: Buffer) => resolve(chunk.toString()));
       child.once('exit', (code) => reject(new Error(`the owner ended with ${code}`)));
@@ -411,7 +202,7 @@ describe('ends', () => {
     child.kill('SIGKILL');
     const deadline = Date.now() + 5000;
     while (processesWith(`xenlighten-${name}`).length > 0 && Date.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await delay(20);
     }
     expect(processesWith(`xenlighten-${name}`)).toEqual([]);
     const left = readdirSync('/dev/shm').filter((file) => !shm.has(file) && /qemu|xenlighten|xl-/.test(file));
