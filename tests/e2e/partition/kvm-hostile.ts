@@ -84,7 +84,7 @@ export function kvmHostile(hyperv: boolean, speed: number): void {
         [
           'an unknown flag',
           await status(BigInt(signal) | FAST, (1n << 32n) | 0x584cn),
-          S.HV_STATUS_INVALID_HYPERCALL_INPUT,
+          S.HV_STATUS_INVALID_CONNECTION_ID,
         ],
         ['an unknown call', await status(0x7fff, INPUT), S.HV_STATUS_INVALID_HYPERCALL_CODE],
       ];
