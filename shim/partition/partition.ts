@@ -75,7 +75,7 @@ export interface Partition {
   readonly trapEngine: number;
   /**
    * Brings the engine up, if it can, while memory is still being filled: no VP runs before start(), which also reports
-   * what fails here.
+   * what fails here. Does nothing when it is called again.
    */
   prepare(): void;
   /**
@@ -90,8 +90,9 @@ export interface Partition {
    * with it, but a VP looks after the last one. An engine may wake VP 0 in another's place, whose business it then is to
    * pass the kick on. Does nothing before start() has resolved and after the end. RangeError: there is no such VP.
    *
-   * A VP waits by halting, or, on engines of this process, by OUT to TRAP_CALL_PORT, which rings and returns at the next
-   * kick, or at once if there was one since it last returned: a kick that ends such a wait need not interrupt as well.
+   * A VP waits by halting, or, on engines of this process, by OUT to TRAP_CALL_PORT, which rings (TRAP_CALL_ASK) and
+   * returns at the next kick, or at once if there was one since it last returned: a kick that ends such a wait need not
+   * interrupt as well.
    */
   kick(vp: number): void;
   /**

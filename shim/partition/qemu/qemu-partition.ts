@@ -41,6 +41,7 @@ export interface QemuPartitionOptions extends QemuMachine {
 const RUN_COMMANDS = '{"execute":"qmp_capabilities"}{"execute":"cont"}';
 
 const STDERR_LIMIT = 65_536;
+const STOPPED_BEFORE = 'the partition was stopped before it had started';
 
 /** What QEMU writes to standard error that is no error. */
 function isNoise(line: string): boolean {
@@ -97,13 +98,14 @@ export class QemuPartition implements Partition {
   }
 
   prepare(): void {
-    if (this.launched !== undefined) throw new Error('the partition was started before');
+    if (this.launched !== undefined) return;
     this.launched = this.launch();
     this.launched.catch(() => undefined);
   }
 
   async start(events: PartitionEvents): Promise<void> {
     if (this.events !== undefined) throw new Error('the partition was started before');
+    if (this.stopRequested) throw new Error(STOPPED_BEFORE);
     this.events = events;
     this.launched ??= this.launch();
     await this.launched;
@@ -115,7 +117,7 @@ export class QemuPartition implements Partition {
   private async launch(): Promise<void> {
     const [binary, rom] = await Promise.all([this.binary, readFile(nativeFile('rom', 'reset.bin'))]);
     this.version = binary.version;
-    if (this.stopRequested) throw new Error('the partition was stopped before it had started');
+    if (this.stopRequested) throw new Error(STOPPED_BEFORE);
     await this.spawn(binary, rom);
   }
 

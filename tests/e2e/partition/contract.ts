@@ -135,6 +135,21 @@ export function contract(engine: EngineUnderTest): void {
       await m.run(0, 'COMMAND_STORE', SCRATCH, 1);
     });
 
+    test('prepare() runs nothing, may come twice, and is not needed', async () => {
+      const m = machine();
+      m.partition.prepare();
+      m.partition.prepare();
+      await delay(100);
+      expect(m.get32(0, 'alive')).toBe(0);
+      expect(m.doorbells).toBe(0);
+      // What is written to memory until start() is what the VPs find.
+      m.set(0, 'wanted', 5n);
+      await m.boot();
+      m.partition.prepare();
+      await m.run(0, 'COMMAND_STORE', SCRATCH, 1);
+      await m.poll(() => m.get(0, 'seen') === 5n);
+    });
+
     test.each([0, -1, 1.5, 65, Number.NaN])('%d VPs are refused, with the number that is possible', (vpCount) => {
       expect(() => engine.create({ memoryBytes: 64 * MIB, vpCount })).toThrow(
         /virtual processors: the \w+ engine runs 1 to 64/,
@@ -518,13 +533,17 @@ export function contract(engine: EngineUnderTest): void {
       }
     });
 
-    test('before start(): start() rejects, and nothing is called', async () => {
-      const m = machine();
-      await m.partition.stop();
-      await expect(m.start()).rejects.toThrow('stopped before it had started');
-      await delay(20);
-      expect(m.gone).toBeUndefined();
-    });
+    test.each([false, true])(
+      'before start(), prepared: %s: start() rejects, and nothing is called',
+      async (prepared) => {
+        const m = machine();
+        if (prepared) m.partition.prepare();
+        await m.partition.stop();
+        await expect(m.start()).rejects.toThrow('stopped before it had started');
+        await delay(20);
+        expect(m.gone).toBeUndefined();
+      },
+    );
 
     test('right after start(), without waiting for it: start() rejects, or the partition ends as stopped', async () => {
       const m = machine();

@@ -182,9 +182,9 @@ static void call(struct guest_vp *vp, u32 me, u64 question)
     __atomic_store_n(&vp->request, sequence, __ATOMIC_SEQ_CST);
     if (!platform->wait_call || vp->args[1])
         ring_once();
-    while (__atomic_load_n(&vp->reply, __ATOMIC_SEQ_CST) != sequence) {
+    for (bool ask = true; __atomic_load_n(&vp->reply, __ATOMIC_SEQ_CST) != sequence; ask = false) {
         if (platform->wait_call) {
-            platform->wait_call();
+            platform->wait_call(ask);
             serve_kick(me);
         } else {
             sti_hlt();

@@ -94,8 +94,8 @@ struct platform {
     /* One-shot in so many 100 ns; 0 or less: at once. */
     void (*set_timer)(int64_t delta);
     void (*stop_timer)(void);
-    /* Waits for the shim outside the guest; NULL: halt. */
-    void (*wait_call)(void);
+    /* Waits for the shim outside the guest, and rings if it is to look; NULL: halt. */
+    void (*wait_call)(bool ask);
     /* All kicks arrive at VP 0. */
     bool kicks_vp0_only;
 };

@@ -80,9 +80,9 @@ static void port_ring(void)
 {
     outb(TRAP_BELL_PORT, 0);
 }
-static void port_call(void)
+static void port_call(bool ask)
 {
-    outb(TRAP_CALL_PORT, 0);
+    outb(TRAP_CALL_PORT, ask ? TRAP_CALL_ASK : TRAP_CALL_WAIT);
 }
 
 static const struct platform lapic = {
