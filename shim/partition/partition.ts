@@ -88,7 +88,8 @@ export interface Partition {
   /**
    * Makes a VP that runs, halts or waits look at its state. Never blocks; a kick while one is on its way may be merged
    * with it, but a VP looks after the last one. An engine may wake VP 0 in another's place, whose business it then is to
-   * pass the kick on. Does nothing before start() has resolved and after the end. RangeError: there is no such VP.
+   * pass the kick on. Does nothing before start() has resolved and after the end, and may get lost before a VP has set
+   * its interrupts up: it looks once when it has. RangeError: there is no such VP.
    *
    * A VP waits by halting, or, on engines of this process, by OUT to TRAP_CALL_PORT, which rings (TRAP_CALL_ASK) and
    * returns at the next kick, or at once if there was one since it last returned: a kick that ends such a wait need not

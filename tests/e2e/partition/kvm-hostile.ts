@@ -100,6 +100,24 @@ export function kvmHostile(hyperv: boolean, speed: number): void {
       expect(statuses?.toString(2).replaceAll('0', '').length).toBeGreaterThan(3);
     });
 
+    test('wild addresses in the MSRs that name pages, while the host kicks', async () => {
+      const m = await machine({ vpCount: 2 }).boot();
+      let storming = true;
+      const storm = (async () => {
+        while (storming) {
+          for (let i = 0; i < 10; i++) m.partition.kick(1);
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+      })();
+      const [faults, accepted] = await m.run(1, 'COMMAND_WILD_PAGES', Math.round(200 * speed));
+      storming = false;
+      await storm;
+      // Of each kind: KVM looks into the hypercall page at once, and at others when it needs them.
+      expect(faults).toBeGreaterThan(0n);
+      expect(accepted).toBeGreaterThan(0n);
+      for (const vp of [0, 1]) await m.run(vp, 'COMMAND_STORE', 0x200_0000, vp);
+    });
+
     test.each([1, 2, 3])('random values in all synthetic MSRs, seed %d', async (seed) => {
       const m = await machine({ vpCount: 2 }).boot();
       const [faults] = await harmless(m, 'COMMAND_FUZZ_MSRS', seed, Math.round(10_000 * speed));

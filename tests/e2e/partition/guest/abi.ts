@@ -61,6 +61,8 @@ export const COMMAND = constants(SPEC, {
   COMMAND_FUZZ_MSRS: 17,
   /** args[1] random accesses to ports and addresses without RAM */
   COMMAND_FUZZ_IO: 18,
+  /** wild addresses in each MSR that names a page, args[0] times; results[0]: faults, results[1]: accepted */
+  COMMAND_WILD_PAGES: 19,
 });
 
 export const GuestControl = struct('guest_control', SPEC, 64, {

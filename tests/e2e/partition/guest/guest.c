@@ -361,6 +361,9 @@ static void serve(struct guest_vp *vp, u32 me)
     case COMMAND_FUZZ_IO:
         fuzz_io(vp);
         break;
+    case COMMAND_WILD_PAGES:
+        wild_pages(vp);
+        break;
     }
 }
 

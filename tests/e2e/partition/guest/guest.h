@@ -106,5 +106,6 @@ void choose_platform(void);
 void fuzz_hypercalls(struct guest_vp *vp);
 void fuzz_msrs(struct guest_vp *vp);
 void fuzz_io(struct guest_vp *vp);
+void wild_pages(struct guest_vp *vp);
 #endif
 #endif

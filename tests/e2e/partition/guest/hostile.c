@@ -65,7 +65,46 @@ void fuzz_hypercalls(struct guest_vp *vp)
     vp->results[3] = seen[2];
 }
 
-/* The last calls put our own pages back, so that the VP still hears. */
+/* Our own pages in the synthetic MSRs, so that the VP hears again, and what it has not heard. */
+static void put_back(struct guest_vp *vp)
+{
+    u32 me = (u32)(((u64)vp - GUEST_AREAS) / GUEST_AREA_SIZE);
+    try_wrmsr(HV_X64_MSR_TPR, 0, &vp->fixup);
+    cli();
+    platform->init(me);
+    serve_kick(me);
+    sti();
+}
+
+void wild_pages(struct guest_vp *vp)
+{
+    static const u32 msrs[] = {HV_X64_MSR_SIMP, HV_X64_MSR_SIEFP, HV_X64_MSR_VP_ASSIST_PAGE, HV_X64_MSR_REFERENCE_TSC,
+                               HV_X64_MSR_HYPERCALL};
+    /* Behind RAM, in the hole, a local APIC, the last page of the address space, of 52 bits, and of 64. */
+    static const u64 pages[] = {0x10000000,   0xd0000000,      0xfee00000,        0xfffff000,
+                                0x7ffffff000, 0xffffffffff000, 0xfffffffffffff000};
+    u64 faults = 0, accepted = 0, result;
+    for (u64 i = 0; i < vp->args[0]; i++) {
+        for (u32 m = 0; m < sizeof(msrs) / sizeof(msrs[0]); m++)
+            for (u32 p = 0; p < sizeof(pages) / sizeof(pages[0]); p++) {
+                /* Bit 0 enables. */
+                if (try_wrmsr(msrs[m], pages[p] | 1, &vp->fixup))
+                    accepted++;
+                else
+                    faults++;
+                try_hypercall(HVCALL_SIGNAL_EVENT | HV_HYPERCALL_FAST_BIT, TRAP_HV_CONNECTION, 0, &result, &vp->fixup);
+            }
+        /* The page that hypercalls are made through comes back first. */
+        try_wrmsr(HV_X64_MSR_HYPERCALL, (u64)hypercall_page | HV_X64_MSR_HYPERCALL_ENABLE, &vp->fixup);
+        try_wrmsr(HV_X64_MSR_VP_ASSIST_PAGE, 0, &vp->fixup);
+        try_wrmsr(HV_X64_MSR_REFERENCE_TSC, 0, &vp->fixup);
+        put_back(vp);
+        WRITE_ONCE(vp->progress, i + 1);
+    }
+    vp->results[0] = faults;
+    vp->results[1] = accepted;
+}
+
 void fuzz_msrs(struct guest_vp *vp)
 {
     u64 seed = vp->args[0], faults = 0, value;
@@ -92,12 +131,7 @@ void fuzz_msrs(struct guest_vp *vp)
         try_wrmsr(HV_X64_MSR_STIMER0_CONFIG + 2 * i, 0, &vp->fixup);
     for (u32 i = 0; i < HV_SYNIC_SINT_COUNT; i++)
         try_wrmsr(HV_X64_MSR_SINT0 + i, HV_SYNIC_SINT_MASKED, &vp->fixup);
-    try_wrmsr(HV_X64_MSR_TPR, 0, &vp->fixup);
-    u32 me = (u32)(((u64)vp - GUEST_AREAS) / GUEST_AREA_SIZE);
-    cli();
-    platform->init(me);
-    serve_kick(me);
-    sti();
+    put_back(vp);
     vp->results[0] = faults;
 }
 
