@@ -74,6 +74,15 @@ enum end_kind {
     END_UNKNOWN_EXIT,   /* code is the exit reason */
 };
 
+struct end {
+    enum end_kind kind;
+    uint32_t vp;
+    int64_t code;
+    uint64_t detail;
+    uint64_t rip; /* where the VP was, if it is known */
+    uint8_t instruction_size, instruction[15];
+};
+
 struct region {
     uint64_t gpa, size;
     uint8_t *address;
@@ -112,11 +121,8 @@ struct machine {
     napi_threadsafe_function call_js;
     napi_ref on_exit, memory;
     pthread_mutex_t lock;
-    enum end_kind end; /* the first one, under lock */
-    uint32_t end_vp;
-    int64_t end_code;
-    uint64_t end_detail;
-    bool ended; /* threads are joined */
+    struct end end; /* the first one, under lock */
+    bool ended;     /* threads are joined */
 };
 
 static const napi_type_tag machine_tag = {0x3a7e6ed1f2c84b55, 0x9d0c11b7a8e2f643};
@@ -171,15 +177,11 @@ static void interrupt_vps(struct machine *m)
 }
 
 /* Records why, if nobody has before, and makes every VP leave. */
-static void end_machine(struct machine *m, enum end_kind kind, uint32_t vp, int64_t code, uint64_t detail)
+static void end_machine(struct machine *m, struct end end)
 {
     pthread_mutex_lock(&m->lock);
-    if (m->end == END_NONE) {
-        m->end = kind;
-        m->end_vp = vp;
-        m->end_code = code;
-        m->end_detail = detail;
-    }
+    if (m->end.kind == END_NONE)
+        m->end = end;
     pthread_mutex_unlock(&m->lock);
     atomic_store(&m->stopping, true);
     signal_fd(m->control_fd);
@@ -279,6 +281,30 @@ static void count_exit(struct kvm_vp *vp, uint32_t reason)
     atomic_store_explicit(slot, atomic_load_explicit(slot, memory_order_relaxed) + 1, memory_order_relaxed);
 }
 
+static struct end end_of(const struct kvm_vp *vp, enum end_kind kind, int64_t code, uint64_t detail)
+{
+    struct kvm_regs regs;
+    struct end end = {.kind = kind, .vp = vp->index, .code = code, .detail = detail};
+    if (ioctl(vp->fd, KVM_GET_REGS, &regs) == 0)
+        end.rip = regs.rip;
+    return end;
+}
+
+static struct end internal_error(const struct kvm_vp *vp, const struct kvm_run *run)
+{
+    struct end end = end_of(vp, END_INTERNAL_ERROR, run->internal.suberror, 0);
+    if (run->internal.ndata > 0)
+        end.detail = run->internal.data[0];
+    /* The flags and the instruction are in the first three words of data. */
+    if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && run->internal.ndata >= 3 &&
+        (run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) &&
+        run->emulation_failure.insn_size <= sizeof end.instruction) {
+        end.instruction_size = run->emulation_failure.insn_size;
+        memcpy(end.instruction, run->emulation_failure.insn_bytes, sizeof end.instruction);
+    }
+    return end;
+}
+
 static void run_vp(struct kvm_vp *vp)
 {
     struct machine *m = vp->machine;
@@ -287,7 +313,7 @@ static void run_vp(struct kvm_vp *vp)
         if (ioctl(vp->fd, KVM_RUN, 0) < 0) {
             if (errno == EINTR || errno == EAGAIN)
                 continue;
-            end_machine(m, END_RUN_ERROR, vp->index, errno, 0);
+            end_machine(m, (struct end){.kind = END_RUN_ERROR, .vp = vp->index, .code = errno});
             return;
         }
         count_exit(vp, run->exit_reason);
@@ -309,20 +335,19 @@ static void run_vp(struct kvm_vp *vp)
             /* A crash only announces itself: the guest's module reports it in words right after. */
             if (run->system_event.type == KVM_SYSTEM_EVENT_CRASH)
                 break;
-            end_machine(m, END_RESET, vp->index, run->system_event.type, 0);
+            end_machine(m, end_of(vp, END_RESET, run->system_event.type, 0));
             return;
         case KVM_EXIT_SHUTDOWN:
-            end_machine(m, END_SHUTDOWN, vp->index, 0, 0);
+            end_machine(m, end_of(vp, END_SHUTDOWN, 0, 0));
             return;
         case KVM_EXIT_FAIL_ENTRY:
-            end_machine(m, END_FAIL_ENTRY, vp->index, 0, run->fail_entry.hardware_entry_failure_reason);
+            end_machine(m, end_of(vp, END_FAIL_ENTRY, 0, run->fail_entry.hardware_entry_failure_reason));
             return;
         case KVM_EXIT_INTERNAL_ERROR:
-            end_machine(m, END_INTERNAL_ERROR, vp->index, run->internal.suberror,
-                        run->internal.ndata > 0 ? run->internal.data[0] : 0);
+            end_machine(m, internal_error(vp, run));
             return;
         default:
-            end_machine(m, END_UNKNOWN_EXIT, vp->index, run->exit_reason, 0);
+            end_machine(m, end_of(vp, END_UNKNOWN_EXIT, run->exit_reason, 0));
             return;
         }
     }
@@ -408,7 +433,7 @@ static void at_cleanup(void *argument)
     if (m->ended)
         return;
     if (m->watching) {
-        end_machine(m, END_STOPPED, 0, 0, 0);
+        end_machine(m, (struct end){.kind = END_STOPPED});
         join_threads(m);
     }
     unmap_runs(m);
@@ -423,7 +448,7 @@ static bool set_number(napi_env env, napi_value object, const char *name, double
 
 static void report_end(napi_env env, struct machine *m)
 {
-    napi_value callback, undefined, event;
+    napi_value callback, undefined, event, rip, instruction;
     join_threads(m);
     unmap_runs(m);
     napi_remove_env_cleanup_hook(env, at_cleanup, m);
@@ -433,9 +458,13 @@ static void report_end(napi_env env, struct machine *m)
         return;
     napi_delete_reference(env, m->on_exit);
     napi_delete_reference(env, m->memory);
-    if (!set_number(env, event, "kind", m->end) || !set_number(env, event, "vp", m->end_vp) ||
-        !set_number(env, event, "code", (double)m->end_code) ||
-        !set_number(env, event, "detail", (double)m->end_detail))
+    const struct end *end = &m->end;
+    if (!set_number(env, event, "kind", end->kind) || !set_number(env, event, "vp", end->vp) ||
+        !set_number(env, event, "code", (double)end->code) || !set_number(env, event, "detail", (double)end->detail) ||
+        napi_create_bigint_uint64(env, end->rip, &rip) != napi_ok ||
+        napi_set_named_property(env, event, "rip", rip) != napi_ok ||
+        napi_create_buffer_copy(env, end->instruction_size, end->instruction, NULL, &instruction) != napi_ok ||
+        napi_set_named_property(env, event, "instruction", instruction) != napi_ok)
         return;
     napi_call_function(env, undefined, callback, 1, &event, NULL);
 }
@@ -562,7 +591,7 @@ static bool read_vps(napi_env env, napi_value list, struct machine *m)
  *                    regions: {gpa, buffer, offset, size}[] }, onDoorbell, onExit) -> handle
  *
  * Gives the VM its memory and maps the vCPUs' kvm_run. The descriptors stay the caller's, to be closed after onExit.
- * onExit({ kind, vp, code, detail }) comes once after startKvmMachine, when no thread is left.
+ * onExit({ kind, vp, code, detail, rip, instruction }) comes once after startKvmMachine, when no thread is left.
  */
 napi_value host_create_kvm_machine(napi_env env, napi_callback_info info)
 {
@@ -670,7 +699,7 @@ napi_value host_start_kvm_machine(napi_env env, napi_callback_info info)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error != 0) {
         /* Without the watcher nobody repeats the request to stop: that is done here. */
-        end_machine(m, END_STOPPED, 0, 0, 0);
+        end_machine(m, (struct end){.kind = END_STOPPED});
         while (atomic_load(&m->running) > 0) {
             interrupt_vps(m);
             usleep(1000);
@@ -725,7 +754,7 @@ napi_value host_stop_kvm_machine(napi_env env, napi_callback_info info)
         return NULL;
     struct machine *m = machine_argument(env, arguments[0], "stopKvmMachine");
     if (m && m->watching)
-        end_machine(m, END_STOPPED, 0, 0, 0);
+        end_machine(m, (struct end){.kind = END_STOPPED});
     return NULL;
 }
 

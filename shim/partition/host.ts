@@ -57,6 +57,10 @@ export interface KvmMachineEnd {
   readonly vp: number;
   readonly code: number;
   readonly detail: number;
+  /** Where the VP was; 0n where that is not known. */
+  readonly rip: bigint;
+  /** The instruction that KVM could not emulate, where it says so. */
+  readonly instruction: Uint8Array;
 }
 
 export const KVM_END_KINDS = [

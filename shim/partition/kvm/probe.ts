@@ -11,6 +11,7 @@ import { GuestMemory } from '../guest-memory';
 import { KvmMachine } from '../host';
 import { KVM_CAP, KVM_REQUEST } from './abi';
 import { missingFeatures, setCpuid, supportedCpuid, supportedHypervCpuid } from './cpuid';
+import { describeEnd } from './end';
 import { eventfd, ioctl } from './libc';
 import { capability, enableCapability, KvmUnusableError, openKvm, setRegisters } from './vm';
 
@@ -159,7 +160,7 @@ async function measureRing0(kvm: number): Promise<number> {
           finished = true;
           machine.stop();
         },
-        (end) => (finished ? resolve() : reject(new Error(`the test loop ended with exit ${end.kind}, ${end.code}`))),
+        (end) => (finished ? resolve() : reject(new Error(`in a test loop, ${describeEnd(end)}`))),
       );
       machine.start();
     });

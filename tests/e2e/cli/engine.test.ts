@@ -7,7 +7,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { tinyLinux } from '../../unit/builder/images';
-import { COMMAND, leftovers, uniqueName } from '../lib/xenlighten';
+import { COMMAND, leftovers, uniqueName, Xenlighten } from '../lib/xenlighten';
 
 const directory = mkdtempSync(path.join(tmpdir(), 'xenlighten-engine-'));
 chmodSync(directory, 0o755);
@@ -117,6 +117,26 @@ inNamespace(`--engine auto without a usable /dev/kvm takes qemu, and says why in
     const line = stderr.split('\n').find((text) => text.includes('"engine":"')) ?? stderr;
     expect(line).toContain(`"engine":"qemu","why":"${reason}"`);
   }
+});
+
+test('KVM that is lost while the guest runs: exit status 2, in words', async () => {
+  const { probeKvm } = await import('../../../shim/partition/kvm/probe.js');
+  if ((await probeKvm({ measure: 'if-fit' })).impossible !== undefined) return;
+  const name = uniqueName();
+  const run = new Xenlighten(
+    [
+      ...['run', '--name', name, '--kernel', kernel, '--memory', '64', '--vcpus', '2'],
+      ...['--engine', 'kvm', '--force', '--timeout', '60'],
+    ],
+    { env: { NODE_OPTIONS: `--require ${path.join(__dirname, 'lose-kvm.js')}` } },
+  );
+  expect((await run.ended).status).toBe(2);
+  expect(run.stdout).toBe('');
+  // A KVM that interprets ring 0 may give up before we take it away: that is the same to the user.
+  expect(run.complaints).toMatch(
+    /^xenlighten: (KVM_RUN failed on virtual processor 0: ENOTTY|KVM gave up on virtual processor \d: internal error 1 [^\n]+)\n$/,
+  );
+  expect(await leftovers(name)).toEqual([]);
 });
 
 test('--engine kvm as this machine has it: refused in words, or used', async () => {
