@@ -1,6 +1,7 @@
 /**
  * The kvm engine: the contract of Partition, on this machine's /dev/kvm as it is. Where that has no Hyper-V emulation, or
- * interprets ring 0, the engine runs as if forced. ./kvm-lab.test.ts runs this file again where everything works.
+ * interprets ring 0, the engine runs as if forced. tests/e2e/lab/engine-contract.test.ts runs this file again where
+ * everything works.
  */
 import { execFileSync } from 'node:child_process';
 import path from 'node:path';
