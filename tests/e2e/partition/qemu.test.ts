@@ -19,6 +19,7 @@ contract({
   speed: 1,
   bellRounds: 2_000_000,
   kicksEachVp: false,
+  floodShare: 0.5,
   mostMemory: 6 * 2 ** 30,
 });
 
