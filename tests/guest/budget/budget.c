@@ -224,9 +224,7 @@ static void op_cpuid(void)
     __asm__ volatile(".byte 0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
 }
 
-static void op_nothing(void)
-{
-}
+static void op_nothing(void) {}
 
 static const struct {
     const char *name;
