@@ -105,11 +105,10 @@ static void soft_signal_event(struct vp *vp)
 static void soft_send_ipi(struct vp *vp, u64 mask, u8 vector)
 {
     (void)vp;
+    mask &= present_vps();
     while (mask) {
         u32 target = (u32)__builtin_ctzl(mask);
         mask &= mask - 1;
-        if (target >= dom->nr_vps)
-            return;
         apic_write(APIC_ICR2, vps[target].hv_vp_index << 24);
         apic_write(APIC_ICR, vector);
     }
@@ -144,6 +143,7 @@ static void soft_flush_served(struct vp *vp)
 
 static void soft_flush_space(struct vp *vp, u64 mask)
 {
+    mask &= present_vps();
     for (u64 rest = mask; rest; rest &= rest - 1)
         __atomic_fetch_or(&vps[__builtin_ctzl(rest)].s->requests, TRAP_REQ_FLUSH, __ATOMIC_SEQ_CST);
     u64 waiting = not_flushed(mask);

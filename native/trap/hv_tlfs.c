@@ -108,6 +108,7 @@ static void tlfs_flush(struct vp *vp, u64 vp_mask, const u64 *va)
 {
     void *input = page_va(vp, TRAP_HV_PAGE_INPUT);
     u64 control, *list;
+    vp_mask &= present_vps();
     if (!vp_mask)
         return;
     /* Non-global entries are all that guests have; HvCallFlushVirtualAddressList does not take that flag. */
@@ -148,6 +149,7 @@ static void tlfs_flush_list(struct vp *vp, u64 vp_mask, u64 va)
 static void tlfs_send_ipi(struct vp *vp, u64 vp_mask, u8 vector)
 {
     u64 result;
+    vp_mask &= present_vps();
     if (!vp_mask)
         return;
     if (use_vp_sets) {
@@ -309,9 +311,13 @@ static void tlfs_init_vp(struct vp *vp)
     memset(page_va(vp, TRAP_HV_PAGE_MESSAGES), 0, PAGE_SIZE);
     memset(page_va(vp, TRAP_HV_PAGE_FLAGS), 0, PAGE_SIZE);
     memset(page_va(vp, TRAP_HV_PAGE_ASSIST), 0, PAGE_SIZE);
+    /*
+     * Not masked, no auto-EOI, no polling; before the flags page exists: a flag set while the SINT is masked would
+     * interrupt nobody, and no later one would either, as it never becomes set again.
+     */
+    wrmsr(HV_X64_MSR_SINT0 + TRAP_HV_SINT, VEC_KICK);
     wrmsr(HV_X64_MSR_SIMP, page_gpa(vp, TRAP_HV_PAGE_MESSAGES) | HV_SYNIC_SIMP_ENABLE);
     wrmsr(HV_X64_MSR_SIEFP, page_gpa(vp, TRAP_HV_PAGE_FLAGS) | HV_SYNIC_SIEFP_ENABLE);
-    wrmsr(HV_X64_MSR_SINT0 + TRAP_HV_SINT, VEC_KICK); /* not masked, no auto-EOI, no polling */
     wrmsr(HV_X64_MSR_SCONTROL, HV_SYNIC_CONTROL_ENABLE);
     if (have_assist_page)
         wrmsr(HV_X64_MSR_VP_ASSIST_PAGE, page_gpa(vp, TRAP_HV_PAGE_ASSIST) | HV_X64_MSR_VP_ASSIST_PAGE_ENABLE);

@@ -543,6 +543,11 @@ struct hv_ops {
     void (*ack_kick)(struct vp *vp);
     void (*crash)(struct vp *vp);
 };
+/* Masks of VPs may name some that do not exist. */
+static inline u64 present_vps(void)
+{
+    return dom->nr_vps < 64 ? (1ul << dom->nr_vps) - 1 : ~0ul;
+}
 extern const struct hv_ops *hv;
 extern const struct hv_ops hv_soft, hv_lapic, hv_tlfs;
 
