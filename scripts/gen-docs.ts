@@ -5,6 +5,7 @@
  *   docs/hypercalls.md          abi/xen/hypercalls.ts
  *   docs/cpuid-policy.md        shim/xen/cpuid-policy.ts
  *   docs/exit-budget.md         shim/translate/exit-budget.ts
+ *   docs/hyperv-tests.md        tests/fixtures/hyperv
  *
  * The pages are committed; a unit test fails when they are not what this makes of the tables.
  */
@@ -197,6 +198,53 @@ function exitBudget(): string {
   ].join('\n');
 }
 
+interface HypervCase {
+  readonly name: string;
+  readonly about: string;
+  readonly qemu: readonly number[];
+  readonly kvm: readonly number[];
+}
+
+interface HypervDifference {
+  readonly engine: string;
+  readonly case: string;
+  readonly key: string;
+  readonly accept: string;
+  readonly reason: string;
+}
+
+function hypervTests(): string {
+  const read = (name: string): unknown =>
+    JSON.parse(readFileSync(join(packageRoot(), 'tests', 'fixtures', 'hyperv', name), 'utf8'));
+  const { cases } = read('cases.json') as { cases: readonly HypervCase[] };
+  const { accepted } = read('differences.json') as { accepted: readonly HypervDifference[] };
+  const vps = (list: readonly number[]): string => (list.length === 0 ? 'skipped' : list.join(', '));
+  return [
+    '# Tests of the hypervisor below',
+    '',
+    generated('tests/fixtures/hyperv'),
+    '',
+    "Cases of the trap module's test build (tests/hyperv): ring 0 of a partition, without a guest. They run on the soft",
+    "Hyper-V (engine qemu) and, in the lab, on KVM's Hyper-V emulation, with the same expectations, which are the TLFS's.",
+    'The numbers are those of VPs that a case runs with. A case that is skipped on the soft Hyper-V is about what only a',
+    'real Hyper-V interface has: its MSRs, hypercalls and pages.',
+    '',
+    ...table(
+      ['case', 'what must hold', 'soft', 'KVM'],
+      cases.map((c) => [`\`${c.name}\``, c.about, vps(c.qemu), vps(c.kvm)]),
+    ),
+    '',
+    '## Where an engine differs from the TLFS',
+    '',
+    'Each of these differences is seen by the tests; one that is not, or any other, fails them.',
+    '',
+    ...table(
+      ['engine', 'case', 'fact', 'it says', 'why'],
+      accepted.map((a) => [a.engine, `\`${a.case}\``, a.key.replaceAll('|', ', '), a.accept, a.reason]),
+    ),
+  ].join('\n');
+}
+
 /** Path below the repository's root, and contents. */
 export function documents(): ReadonlyMap<string, string> {
   const end = (text: string): string => `${text.trimEnd()}\n`;
@@ -205,6 +253,7 @@ export function documents(): ReadonlyMap<string, string> {
     ['docs/hypercalls.md', end(hypercalls())],
     ['docs/cpuid-policy.md', end(cpuidPolicy())],
     ['docs/exit-budget.md', end(exitBudget())],
+    ['docs/hyperv-tests.md', end(hypervTests())],
   ]);
 }
 

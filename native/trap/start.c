@@ -60,7 +60,7 @@ static void init_vp(struct vp *vp, u32 id)
 /* VP 0 has set up what all VPs share. */
 static bool shared_ready;
 
-_Noreturn void module_main(u64 domain_gpa, u32 apic_id)
+struct vp *start_vp(u64 domain_gpa, u32 apic_id)
 {
     if (apic_id == 0) {
         dom = gpa_to_va(domain_gpa);
@@ -86,7 +86,7 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
     desc_init_vp(vp);
     hv->init_vp(vp);
     if (apic_id != 0)
-        secondary_vp(vp);
+        return vp;
     if (dom->magic != TRAP_ABI_MAGIC || dom->version != TRAP_ABI_VERSION || dom->nr_vps > TRAP_MAX_VPS)
         domain_crash(vp, TRAP_CRASH_BOOT, "trap module and shim differ: version %u here, %u there", TRAP_ABI_VERSION,
                      dom->version);
@@ -97,6 +97,14 @@ _Noreturn void module_main(u64 domain_gpa, u32 apic_id)
     store_release(&shared_ready, true);
     if (dom->nr_vps > 1 && hv->start_vps)
         hv->start_vps(vp);
+    return vp;
+}
+
+_Noreturn void module_main(u64 domain_gpa, u32 apic_id)
+{
+    struct vp *vp = start_vp(domain_gpa, apic_id);
+    if (apic_id != 0)
+        secondary_vp(vp);
     u64 args[6] = {0};
     if (shim_call(vp, TRAP_CALL_READY, 0, args) != 0)
         domain_crash(vp, TRAP_CRASH_BOOT, "the shim refused the start");

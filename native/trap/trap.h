@@ -606,6 +606,8 @@ void syscall_entry_c(struct trap_regs *regs, struct vp *vp);
 void module_trap_c(struct trap_regs *regs, struct vp *vp);
 void iret_fault_c(struct trap_regs *fault, struct vp *vp);
 _Noreturn void module_main(u64 domain_gpa, u32 apic_id);
+/* Sets this VP up, until it can use hv_ops; VP 0 also what all share, and lets the others begin. */
+struct vp *start_vp(u64 domain_gpa, u32 apic_id);
 /* vp->vi follows trap_vp.vcpu_info_gpa. */
 void vp_bind_vcpu_info(struct vp *vp);
 /* Where the entry stubs put the guest's registers. */

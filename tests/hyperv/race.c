@@ -1,0 +1,195 @@
+/*
+ * Idle wake-ups: a VP tests a condition with interrupts off and halts by STI; HLT if it does not hold; whoever makes it
+ * hold interrupts afterwards. Whatever the moment, no wake-up is lost. (One that comes late is nobody's fault: the lab's
+ * emulator holds one back for up to 4 ms, see CONTRIBUTING.md.)
+ *
+ * A lost wake-up is a hang of the case, which the host reports.
+ */
+#include "hvtest.h"
+
+static u64 flag, acknowledged;
+
+static void work_consume(struct vp *vp)
+{
+    struct tvp *t = &tvps[vp->id];
+    vp_set_running(vp, false);
+    cli();
+    for (u64 r = 1; r <= t->argument; r++) {
+        while (load_acquire(&flag) < r) {
+            t->b++;
+            idle(vp);
+        }
+        /* Not always at the same distance from the next HLT. */
+        for (u64 i = 0; i < r % 7 * 5; i++)
+            cpu_relax();
+        store_release(&acknowledged, r);
+    }
+    vp_set_running(vp, true);
+}
+
+static void race_ipi(struct vp *vp)
+{
+    u32 n = rounds(100000);
+    flag = acknowledged = 0;
+    tvps[1].argument = n;
+    give(vp, 1, work_consume);
+    u64 start = microseconds(), slow = 0, worst = 0;
+    for (u64 r = 1; r <= n; r++) {
+        for (u64 i = 0; i < r % 11 * 7; i++)
+            cpu_relax();
+        u64 before = microseconds();
+        __atomic_store_n(&flag, r, __ATOMIC_SEQ_CST);
+        hv->send_ipi(vp, 2, VEC_IPI);
+        WAIT_FOR(vp, load_acquire(&acknowledged) == r);
+        u64 took = microseconds() - before;
+        if (took > 2000)
+            slow++;
+        if (took > worst)
+            worst = took;
+    }
+    measure("us_each", (microseconds() - start) / n);
+    finish(vp, 1);
+    fact("lost", n - acknowledged);
+    measure("rounds", n);
+    measure("halts", tvps[1].b);
+    measure("over_2ms", slow);
+    measure("worst_us", worst);
+}
+
+/* Both halt, and each wakes the other. */
+static u64 ball;
+
+static void work_ping(struct vp *vp)
+{
+    struct tvp *t = &tvps[vp->id];
+    vp_set_running(vp, false);
+    cli();
+    for (u64 r = 0; r < t->argument; r++) {
+        while (load_acquire(&ball) != 2 * r + 1)
+            idle(vp);
+        __atomic_store_n(&ball, 2 * r + 2, __ATOMIC_SEQ_CST);
+        hv->send_ipi(vp, 1, VEC_IPI);
+    }
+    vp_set_running(vp, true);
+}
+
+static void race_ping(struct vp *vp)
+{
+    u32 n = rounds(50000);
+    ball = 0;
+    tvps[1].argument = n;
+    give(vp, 1, work_ping);
+    u64 start = microseconds();
+    for (u64 r = 0; r < n; r++) {
+        __atomic_store_n(&ball, 2 * r + 1, __ATOMIC_SEQ_CST);
+        hv->send_ipi(vp, 2, VEC_IPI);
+        while (load_acquire(&ball) != 2 * r + 2)
+            idle(vp);
+    }
+    measure("us_each", (microseconds() - start) / n);
+    finish(vp, 1);
+    fact("turns", ball == 2ul * n);
+}
+
+/* A deadline that is about to pass when the VP halts. */
+static void race_timer(struct vp *vp)
+{
+    u32 n = rounds(20000);
+    u64 start = microseconds();
+    for (u32 r = 0; r < n; r++) {
+        u32 before = counted(0, VEC_TIMER);
+        hv->stimer_set(vp, system_time() / 100 + 1 + r % 50 * 8);
+        for (u32 i = 0; i < r % 13 * 9; i++)
+            cpu_relax();
+        while (counted(0, VEC_TIMER) == before)
+            idle(vp);
+    }
+    fact("all_came", 1);
+    fact("counted", counted(0, VEC_TIMER) == n);
+    measure("us_each", (microseconds() - start) / n);
+}
+
+/* The timer's interrupt and IPIs of another VP at the same moments. */
+static void work_pester(struct vp *vp)
+{
+    while (!told_to_stop(vp)) {
+        cli();
+        hv->send_ipi(vp, 1, VEC_IPI);
+        sti();
+        spin_us(20 + rdtsc() % 64);
+    }
+}
+
+static void race_timer_ipi(struct vp *vp)
+{
+    u32 n = rounds(5000);
+    give(vp, 1, work_pester);
+    for (u32 r = 0; r < n; r++) {
+        u32 before = counted(0, VEC_TIMER);
+        u64 deadline = system_time() / 100 + 200 + r % 100 * 17;
+        hv->stimer_set(vp, deadline);
+        while (counted(0, VEC_TIMER) == before)
+            idle(vp);
+    }
+    finish(vp, 1);
+    fact("all_came", 1);
+    measure("ipis", counted(0, VEC_IPI));
+}
+
+/* The host kicks after a time that lies about where the VP halts. */
+static void race_kick(struct vp *vp)
+{
+    u32 n = rounds(5000);
+    u64 start = microseconds();
+    for (u32 r = 0; r < n; r++) {
+        ask(vp, ASK_KICK, vp->id, 0);
+        for (u32 i = 0; i < r % 29 * 40; i++)
+            cpu_relax();
+        while (load_acquire(&block->answered) != block->asked)
+            idle(vp);
+    }
+    fact("all_came", 1);
+    measure("kicks", counted(0, VEC_KICK));
+    measure("us_each", (microseconds() - start) / n);
+}
+
+/* A kick for another VP, which halts; the engine may deliver it here. */
+static void work_await_kick(struct vp *vp)
+{
+    struct tvp *t = &tvps[vp->id];
+    vp_set_running(vp, false);
+    cli();
+    for (u64 r = 1; r <= t->argument; r++) {
+        while (load_acquire(&block->answered) != (u32)r)
+            idle(vp);
+        store_release(&acknowledged, r);
+        hv->send_ipi(vp, 1, VEC_IPI);
+    }
+    vp_set_running(vp, true);
+}
+
+static void race_kick_other(struct vp *vp)
+{
+    u32 n = rounds(3000);
+    acknowledged = 0;
+    block->asked = block->answered = 0;
+    tvps[1].argument = n;
+    give(vp, 1, work_await_kick);
+    for (u64 r = 1; r <= n; r++) {
+        ask(vp, ASK_KICK, 1, 0);
+        while (load_acquire(&acknowledged) != r)
+            idle(vp);
+    }
+    finish(vp, 1);
+    fact("all_came", 1);
+}
+
+const struct test_case race_cases[] = {
+    {"race-ipi", race_ipi},
+    {"race-ping", race_ping},
+    {"race-timer", race_timer},
+    {"race-timer-ipi", race_timer_ipi},
+    {"race-kick", race_kick},
+    {"race-kick-other", race_kick_other},
+    {NULL, NULL},
+};
