@@ -9,6 +9,13 @@
 
 static u64 flag, acknowledged;
 
+/* A time that differs from round to round, up to what an IPI or a kick takes to arrive. */
+static void vary(u64 round)
+{
+    for (u32 n = (u32)round * 2654435761u % 30000; n; n--)
+        __asm__ volatile("");
+}
+
 static void work_consume(struct vp *vp)
 {
     struct tvp *t = &tvps[vp->id];
@@ -19,10 +26,8 @@ static void work_consume(struct vp *vp)
             t->b++;
             idle(vp);
         }
-        /* Not always at the same distance from the next HLT. */
-        for (u64 i = 0; i < r % 7 * 5; i++)
-            cpu_relax();
         store_release(&acknowledged, r);
+        vary(r);
     }
     vp_set_running(vp, true);
 }
@@ -35,8 +40,7 @@ static void race_ipi(struct vp *vp)
     give(vp, 1, work_consume);
     u64 start = microseconds(), slow = 0, worst = 0;
     for (u64 r = 1; r <= n; r++) {
-        for (u64 i = 0; i < r % 11 * 7; i++)
-            cpu_relax();
+        vary(r * 3);
         u64 before = microseconds();
         __atomic_store_n(&flag, r, __ATOMIC_SEQ_CST);
         hv->send_ipi(vp, 2, VEC_IPI);
@@ -65,6 +69,7 @@ static void work_ping(struct vp *vp)
     vp_set_running(vp, false);
     cli();
     for (u64 r = 0; r < t->argument; r++) {
+        vary(r);
         while (load_acquire(&ball) != 2 * r + 1)
             idle(vp);
         __atomic_store_n(&ball, 2 * r + 2, __ATOMIC_SEQ_CST);
@@ -99,8 +104,7 @@ static void race_timer(struct vp *vp)
     for (u32 r = 0; r < n; r++) {
         u32 before = counted(0, VEC_TIMER);
         hv->stimer_set(vp, system_time() / 100 + 1 + r % 50 * 8);
-        for (u32 i = 0; i < r % 13 * 9; i++)
-            cpu_relax();
+        vary(r);
         while (counted(0, VEC_TIMER) == before)
             idle(vp);
     }
@@ -143,8 +147,7 @@ static void race_kick(struct vp *vp)
     u64 start = microseconds();
     for (u32 r = 0; r < n; r++) {
         ask(vp, ASK_KICK, vp->id, 0);
-        for (u32 i = 0; i < r % 29 * 40; i++)
-            cpu_relax();
+        vary(r);
         while (load_acquire(&block->answered) != block->asked)
             idle(vp);
     }

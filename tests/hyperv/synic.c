@@ -321,6 +321,93 @@ static void synic_control(struct vp *vp)
     quiet(vp);
 }
 
+/* --- all VPs at the same time ---------------------------------------------------------------------------------------- */
+
+/* a: messages that came when they should, b: too early or somebody else's, c: rounds that are over, d: direct ones. */
+static u64 expected_at[TRAP_MAX_VPS];
+
+static void take_on_vp(struct vp *vp, struct trap_regs *regs)
+{
+    (void)regs;
+    struct hv_message *m = slot(vp, SINT);
+    struct tvp *t = &tvps[vp->id];
+    struct hv_timer_message_payload p;
+    if (READ_ONCE(m->header.message_type) == HVMSG_TIMER_EXPIRED) {
+        memcpy(&p, (const void *)m->payload, sizeof(p));
+        if (p.expiration_time == expected_at[vp->id] && ref() >= p.expiration_time)
+            t->a++;
+        else
+            t->b++;
+        WRITE_ONCE(m->header.message_type, HVMSG_NONE);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (m->header.message_flags & HV_MESSAGE_FLAG_PENDING)
+            wrmsr(HV_X64_MSR_EOM, 0);
+    }
+    hv->eoi(vp);
+}
+
+static void direct_on_vp(struct vp *vp, struct trap_regs *regs)
+{
+    (void)regs;
+    struct tvp *t = &tvps[vp->id];
+    if (ref() >= expected_at[vp->id])
+        t->d++;
+    else
+        t->b++;
+    hv->eoi(vp);
+}
+
+#define SHOTS 20
+
+static void every_vp(struct vp *vp)
+{
+    struct tvp *t = &tvps[vp->id];
+    quiet(vp);
+    wrmsr(SINT_MSR(SINT), VEC_SINT);
+    for (u32 i = 0; i < SHOTS; i++) {
+        const bool direct = i & 1;
+        const u64 before = t->a + t->d;
+        wrmsr(CONFIG,
+              HV_STIMER_AUTO_ENABLE |
+                  (direct ? HV_STIMER_DIRECT_MODE | (u64)VEC_DIRECT << HV_STIMER_APIC_VECTOR_SHIFT : SINT_OF(SINT)));
+        expected_at[vp->id] = ref() + 1000 + 100 * ((vp->id * 7 + i * 3) % 16);
+        wrmsr(COUNT, expected_at[vp->id]);
+        while (t->a + t->d == before && !told_to_stop(vp))
+            idle(vp);
+        t->c++;
+    }
+    quiet(vp);
+}
+
+static void work_every_vp(struct vp *vp)
+{
+    vp_set_running(vp, false);
+    cli();
+    every_vp(vp);
+    vp_set_running(vp, true);
+}
+
+static void stimer_every_vp(struct vp *vp)
+{
+    memset(&tvps[0].a, 0, 4 * sizeof(u64));
+    hooks[VEC_SINT] = take_on_vp;
+    hooks[VEC_DIRECT] = direct_on_vp;
+    WRITE_ONCE(tvps[0].stop, 0);
+    give_all(vp, work_every_vp);
+    every_vp(vp);
+    u32 messages = 0, direct = 0, wrong = 0;
+    for (u32 i = 0; i < dom->nr_vps; i++) {
+        WAIT_FOR(vp, load_acquire(&tvps[i].c) == SHOTS);
+        messages += tvps[i].a == SHOTS / 2;
+        direct += tvps[i].d == SHOTS / 2;
+        wrong += tvps[i].b;
+    }
+    finish_all(vp);
+    fact("messages", messages == dom->nr_vps);
+    fact("direct", direct == dom->nr_vps);
+    fact("wrong", wrong);
+}
+
 const struct test_case synic_cases[] = {
     {"synic-msrs", synic_msrs},
     {"synic-vectors", synic_vectors},
@@ -332,5 +419,6 @@ const struct test_case synic_cases[] = {
     {"stimer-periodic", stimer_periodic},
     {"stimer-auto-enable", stimer_auto_enable},
     {"stimer-direct", stimer_direct},
+    {"stimer-every-vp", stimer_every_vp},
     {NULL, NULL},
 };
