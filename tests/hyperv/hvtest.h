@@ -133,6 +133,14 @@ static inline bool told_to_stop(const struct vp *vp)
 }
 /* Halts until an interrupt, as the module's idle loop does; interrupts are off before and after. */
 void idle(struct vp *vp);
+/*
+ * In the lab each tick of the Linux below ends a HLT, and hides that a wake-up was lost. So whoever has waited for a
+ * condition that somebody else makes hold, and then interrupts, looks whether that interrupt comes as well: `before` is
+ * interrupts_of() at the last look that found the condition not to hold. Counts those that do not.
+ */
+u32 interrupts_of(struct vp *vp);
+void must_be_interrupted(struct vp *vp, u32 before);
+extern u32 lost_interrupts;
 
 /* --- the host ------------------------------------------------------------------------------------------------------------ */
 

@@ -204,6 +204,24 @@ void idle(struct vp *vp)
         __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
 }
 
+u32 lost_interrupts;
+
+u32 interrupts_of(struct vp *vp)
+{
+    return counted(vp->id, VEC_KICK) + counted(vp->id, VEC_IPI);
+}
+
+void must_be_interrupted(struct vp *vp, u32 before)
+{
+    for (u64 until = microseconds() + 2000000; interrupts_of(vp) == before;) {
+        if (microseconds() > until) {
+            __atomic_fetch_add(&lost_interrupts, 1, __ATOMIC_SEQ_CST);
+            return;
+        }
+        let_in();
+    }
+}
+
 void give(struct vp *vp, u32 n, void (*work)(struct vp *vp))
 {
     struct tvp *t = &tvps[n];
@@ -265,9 +283,18 @@ void ask(struct vp *vp, u32 what, u32 target, u32 us)
 
 u64 ask_and_wait(struct vp *vp, u32 what)
 {
+    bool looked = false;
+    u32 before = 0;
     ask(vp, what, vp->id, 0);
-    while (load_acquire(&block->answered) != block->asked)
-        idle(vp);
+    for (;; idle(vp)) {
+        u32 now = interrupts_of(vp);
+        if (load_acquire(&block->answered) == block->asked)
+            break;
+        before = now;
+        looked = true;
+    }
+    if (looked)
+        must_be_interrupted(vp, before);
     return block->answer;
 }
 
@@ -364,6 +391,7 @@ static void run(struct vp *vp)
     block->outcome = OUTCOME_UNKNOWN;
     if (c) {
         memset(hooks, 0, sizeof(hooks));
+        lost_interrupts = 0;
         for (u32 i = 0; i < dom->nr_vps; i++)
             memset(tvps[i].count, 0, sizeof(tvps[i].count));
         if (!__builtin_setjmp(after_case)) {

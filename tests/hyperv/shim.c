@@ -11,6 +11,7 @@ static void bell_echo(struct vp *vp)
     for (u32 i = 0; i < n; i++)
         ask_and_wait(vp, ASK_ECHO);
     fact("answers", block->answered == block->asked);
+    fact("no_interrupt", lost_interrupts);
     measure("us_each", (microseconds() - start) / n);
 }
 
@@ -38,6 +39,7 @@ static void bell_flood(struct vp *vp)
         ask_and_wait(vp, ASK_ECHO);
     finish_all(vp);
     fact("answers", block->answered == block->asked);
+    fact("no_interrupt", lost_interrupts);
     measure("bells", tvps[1].a);
 }
 
