@@ -7,8 +7,8 @@
  * other VPs, are never lost.
  *
  * Quirks: entries of frames that are no tables at the time are stored as they are, without checks; Linux builds its
- * tables that way. A change of an L2, L3 or L4 entry that was present flushes all VPs, once per hypercall; after a
- * change of an L1 entry flushing is the guest's business. `done` is set, not added to, unless the call is a continued
+ * tables that way. A change of an L2, L3 or L4 entry that was present flushes all VPs, once per hypercall
+ * (or lot of dropped tables); after a change of an L1 entry flushing is the guest's business. `done` is set, not added to, unless the call is a continued
  * one: so does Xen 4.17.
  */
 #include "mm.h"
@@ -18,6 +18,46 @@ enum store {
     STORE_KEEP_AD, /* accessed and dirty bits of the old entry are kept */
     STORE_IF,      /* only if the entry holds `expected` */
 };
+
+/*
+ * What is left to do when a hypercall's entries are stored, before the guest runs on: a flush of all VPs, and with other
+ * VPs, after it, to drop the tables that no entry refers to any more. Until then another VP may still find such a table
+ * in a paging-structure cache, so it has to stay the table that it was.
+ */
+#define DROPPED_TABLES MM_BATCH
+struct after {
+    bool flush;
+    u32 nr;
+    struct {
+        u32 level;
+        u64 table, entry;
+    } dropped[DROPPED_TABLES];
+};
+
+/* With no lock held. */
+static void settle(struct vp *vp, struct after *after)
+{
+    if (after->flush)
+        mm_flush_vps(vp, ~0ul);
+    for (u32 i = 0; i < after->nr; i++)
+        mm_put_target(vp, after->dropped[i].level, after->dropped[i].table, after->dropped[i].entry);
+    after->flush = false;
+    after->nr = 0;
+}
+
+static void drop_table(struct vp *vp, u32 level, u64 table, u64 entry, struct after *after)
+{
+    if (dom->nr_vps == 1) {
+        mm_put_target(vp, level, table, entry);
+        return;
+    }
+    if (after->nr == DROPPED_TABLES)
+        settle(vp, after);
+    after->dropped[after->nr].level = level;
+    after->dropped[after->nr].table = table;
+    after->dropped[after->nr].entry = entry;
+    after->nr++;
+}
 
 /* Results of a store besides 0 and -errno. */
 #define STORE_LOST 1L  /* STORE_IF: the entry holds something else */
@@ -44,7 +84,7 @@ static long exchange_entry(u64 *pte, u64 new_val, enum store how, u64 expected, 
 }
 
 static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_val, enum store how, u64 expected,
-                           bool *flush)
+                           struct after *after)
 {
     u64 *pte = (u64 *)mfn_to_va(mfn) + slot;
     const bool present = new_val & PTE_P;
@@ -81,10 +121,12 @@ static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_
     else if (old & PTE_P)
         mm_stale_stores++;
     if (old & PTE_P) {
-        if (!same_target)
+        if (!same_target && level == 1)
             mm_put_target(vp, level, mfn, old);
+        else if (!same_target)
+            drop_table(vp, level, mfn, old, after);
         if (level > 1)
-            *flush = true;
+            after->flush = true;
     }
     return 0;
 }
@@ -104,18 +146,18 @@ static long store_in_page(struct vp *vp, u64 mfn, u32 slot, u64 new_val, enum st
 
 /*
  * Changes the entry `slot` of the frame `mfn`, which the caller knows to be RAM. `only` is the level that the frame
- * must have as a table, 0 for any and for ordinary frames too. Sets *flush if all VPs have to be flushed before the
- * guest runs on. 0, STORE_LOST or -errno.
+ * must have as a table, 0 for any and for ordinary frames too. What is in *after has to be settled before the guest runs
+ * on. 0, STORE_LOST or -errno.
  */
 static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_val, enum store how, u64 expected,
-                           bool *flush)
+                           struct after *after)
 {
     long rc;
     do {
         u64 fi = fi_load(mfn);
         u32 type = fi_type(fi), owner = fi_owner(fi);
         if (likely(fi_is_live_table(fi) && (!only || type == only)))
-            rc = store_in_table(vp, mfn, type, slot, new_val, how, expected, flush);
+            rc = store_in_table(vp, mfn, type, slot, new_val, how, expected, after);
         else if (only || owner == TRAP_FI_OWNER_NONE || owner == TRAP_FI_OWNER_XEN_RO)
             return E(EINVAL);
         else if (type == TRAP_FI_NONE || type == TRAP_FI_WRITABLE)
@@ -125,6 +167,10 @@ static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_v
             rc = STORE_AGAIN;
         } else
             return E(EINVAL); /* a descriptor page: update_descriptor's business */
+        if (unlikely(rc < 0 && after->nr)) {
+            settle(vp, after); /* it may be about a table that is dropped already, as far as the guest knows */
+            rc = STORE_AGAIN;
+        }
     } while (unlikely(rc == STORE_AGAIN));
     if (likely(rc == 0))
         count_misc(vp, TRAP_COUNT_PTE_STORE);
@@ -133,10 +179,11 @@ static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_v
 
 long mm_emulated_write(struct vp *vp, u64 mfn, u32 offset, u64 old, u64 new_val)
 {
-    bool flush = false;
+    struct after none; /* an L1 entry leaves nothing */
+    none.nr = 0;
     if (!mfn_valid(mfn) || offset >= PAGE_SIZE || offset % 8)
         return E(EINVAL);
-    return mm_store_entry(vp, mfn, 1, offset / 8, new_val, STORE_IF, old, &flush);
+    return mm_store_entry(vp, mfn, 1, offset / 8, new_val, STORE_IF, old, &none);
 }
 
 /* --- mmu_update --------------------------------------------------------------------------------------------------- */
@@ -155,7 +202,8 @@ static long io_refusal(u64 mfn, u32 slot, u64 val)
 }
 
 /* `owner` is whose pages the request names; `own_tables` false means another domain's tables. */
-static long one_update(struct vp *vp, const struct mmu_update *req, enum page_owner owner, bool own_tables, bool *flush)
+static long one_update(struct vp *vp, const struct mmu_update *req, enum page_owner owner, bool own_tables,
+                       struct after *after)
 {
     const u64 mfn = req->ptr >> PAGE_SHIFT;
     const bool refused = owner == PAGES_FOREIGN || !own_tables;
@@ -176,7 +224,7 @@ static long one_update(struct vp *vp, const struct mmu_update *req, enum page_ow
                 return rc;
         }
         return mm_store_entry(vp, mfn, 0, (req->ptr & ~PAGE_MASK) / 8, req->val,
-                              cmd == MMU_PT_UPDATE_PRESERVE_AD ? STORE_KEEP_AD : STORE_SET, 0, flush);
+                              cmd == MMU_PT_UPDATE_PRESERVE_AD ? STORE_KEEP_AD : STORE_SET, 0, after);
     case MMU_MACHPHYS_UPDATE:
         if (refused)
             return E(EPERM);
@@ -195,8 +243,10 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
     u32 count = (u32)nr, completed = 0, before = 0;
     const u32 table_owner = (u32)foreigndom >> 16;
     const enum page_owner owner = mm_page_owner(foreigndom & 0xffff);
-    bool flush = false;
+    struct after after;
 
+    after.flush = false;
+    after.nr = 0;
     if (count & MMU_UPDATE_PREEMPTED) {
         count &= ~MMU_UPDATE_PREEMPTED;
         if (done_va && copy_from_guest(&before, done_va, sizeof(before)))
@@ -222,12 +272,11 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
         if (unlikely(n == 0))
             rc = E(EFAULT);
         for (u32 i = 0; i < n && rc == 0; i++) {
-            rc = one_update(vp, &batch[i], owner, own_tables, &flush);
+            rc = one_update(vp, &batch[i], owner, own_tables, &after);
             completed += rc == 0;
         }
     }
-    if (flush)
-        mm_flush_vps(vp, ~0ul);
+    settle(vp, &after);
     if (done_va) {
         before += completed;
         copy_to_guest(done_va, &before, sizeof(before)); /* a bad pointer is the guest's loss */
@@ -240,12 +289,13 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
 long do_update_va_mapping(struct vp *vp, u64 va, u64 val, u64 flags)
 {
     struct mm_walk walk;
-    bool flush = false;
+    struct after none; /* an L1 entry leaves nothing */
 
     if (unlikely(!mm_walk_to_l1(vp->s->kernel_l4, va, &walk)))
         return E(EINVAL);
     const u64 target = PTE_MFN(walk.entry), target_fi = mfn_valid(target) ? fi_load(target) : 0;
-    long rc = mm_store_entry(vp, walk.l1_mfn, 1, walk.slot, val, STORE_SET, 0, &flush);
+    none.nr = 0;
+    long rc = mm_store_entry(vp, walk.l1_mfn, 1, walk.slot, val, STORE_SET, 0, &none);
     if (unlikely(rc))
         return rc;
     if (moves_references(walk.entry, val))

@@ -298,6 +298,49 @@ static void test_batches(void)
     CHECK_ALL();
 }
 
+static u64 dropped_first, dropped_nr, tables_seen;
+static void look_at_dropped(void)
+{
+    for (u64 mfn = dropped_first; mfn < dropped_first + dropped_nr; mfn++)
+        tables_seen += type_of(mfn) == TRAP_FI_L1;
+}
+
+/* Another VP may go on using a table from its paging-structure caches: it stays a table until they have been flushed. */
+static void test_dropped_tables(void)
+{
+    enum { MANY = MM_BATCH + 8 };
+    struct mmu_update reqs[MANY + 1];
+    u32 done = 0;
+    reset(3, 0, 2);
+    struct space s = build(FIRST), t = build(FIRST + 40);
+    dropped_first = FIRST + 100;
+    mm_boot_root(&vps[0], s.l4);
+    cpu = 1;
+    CHECK_EQ(ext(MMUEXT_NEW_BASEPTR, t.l4, 0), 0);
+    cpu = 0;
+    for (dropped_nr = 1; dropped_nr <= MANY; dropped_nr += MANY - 1) {
+        for (u32 i = 0; i < dropped_nr; i++) {
+            CHECK_EQ(set(s.l2, 100 + i, pte(dropped_first + i, RW)), 0);
+            reqs[i] = (struct mmu_update){.ptr = pte(s.l2, 0) + (100 + i) * 8, .val = 0};
+        }
+        CHECK_ALL();
+        /* The last request wants of a dropped table what only an ordinary page can give. */
+        reqs[dropped_nr] =
+            (struct mmu_update){.ptr = pte(s.l1, 0) + 200 * 8, .val = pte(dropped_first + dropped_nr - 1, RW)};
+        remote_flushes = tables_seen = 0;
+        on_remote_flush = look_at_dropped;
+        CHECK_EQ(do_mmu_update(&vps[0], (u64)reqs, dropped_nr + 1, (u64)&done, DOMID_SELF), 0);
+        on_remote_flush = NULL;
+        CHECK_EQ(done, dropped_nr + 1);
+        CHECK_EQ(remote_flushes, (dropped_nr + MM_BATCH - 1) / MM_BATCH); /* not one for each */
+        CHECK(tables_seen >= dropped_nr);
+        for (u32 i = 0; i < dropped_nr; i++)
+            CHECK_EQ(type_of(dropped_first + i), i == dropped_nr - 1 ? TRAP_FI_WRITABLE : TRAP_FI_NONE);
+        CHECK_ALL();
+        CHECK_EQ(set(s.l1, 200, 0), 0);
+    }
+}
+
 static void test_flushes(void)
 {
     reset(3, 0, 2);
@@ -1030,6 +1073,7 @@ static const struct {
     {"mmu_update", test_mmu_update},
     {"batches, done and foreign domains", test_batches},
     {"TLB flushes and update_va_mapping", test_flushes},
+    {"tables are dropped after the flush", test_dropped_tables},
     {"the other mmuext operations", test_mmuext},
     {"kernel and user roots", test_roots},
     {"isolated user roots", test_isolated_roots},

@@ -136,11 +136,14 @@ _Noreturn void domain_crash(struct vp *vp, u32 reason, const char *fmt, ...)
     (void)fmt;
     longjmp(crashed, (int)reason);
 }
+static void (*on_remote_flush)(void); /* what a case looks at in the moment of a flush of other VPs */
 static void flush_space(struct vp *vp, u64 mask)
 {
     (void)vp;
     (void)mask;
     __atomic_add_fetch(&remote_flushes, 1, __ATOMIC_RELAXED);
+    if (on_remote_flush)
+        on_remote_flush();
 }
 static void flush_list(struct vp *vp, u64 mask, u64 va)
 {

@@ -18,6 +18,7 @@ const CASES = [
   'mmu_update',
   'batches, done and foreign domains',
   'TLB flushes and update_va_mapping',
+  'tables are dropped after the flush',
   'the other mmuext operations',
   'kernel and user roots',
   'isolated user roots',
