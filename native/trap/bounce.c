@@ -195,8 +195,11 @@ static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
 static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_regs *regs)
 {
     struct trap_vp *s = vp->s;
-    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request)))
+    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request))) {
         serve_kick(vp);
+        /* It may have brought a deadline, and its interrupt may have been taken where we waited for another VP. */
+        timer_rearm(vp);
+    }
     if (unlikely(nmi_deliverable(vp))) {
         if (s->callbacks[CALLBACKTYPE_nmi].address || s->handlers[VEC_NMI].address)
             deliver_nmi(vp, regs);

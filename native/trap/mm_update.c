@@ -7,9 +7,9 @@
  * other VPs, are never lost.
  *
  * Quirks: entries of frames that are no tables at the time are stored as they are, without checks; Linux builds its
- * tables that way. A change of an L2, L3 or L4 entry that was present flushes all VPs, once per hypercall
- * (or lot of dropped tables); after a change of an L1 entry flushing is the guest's business. `done` is set, not added to, unless the call is a continued
- * one: so does Xen 4.17.
+ * tables that way. A change of an L2, L3 or L4 entry that was present flushes all VPs, once per hypercall or lot of
+ * dropped tables; after a change of an L1 entry flushing is the guest's business. `done` is set, not added to, unless
+ * the call is a continued one: so does Xen 4.17.
  */
 #include "mm.h"
 
