@@ -403,14 +403,15 @@ static void *watcher_thread(void *argument)
 
 static void join_threads(struct machine *m)
 {
+    /* First the watcher, which signals the VPs' threads until the last one has left: no thread is gone before that. */
+    if (m->watching)
+        pthread_join(m->watcher, NULL);
+    m->watching = false;
     for (uint32_t i = 0; i < m->vp_count; i++)
         if (m->vps[i].started) {
             pthread_join(m->vps[i].thread, NULL);
             m->vps[i].started = false;
         }
-    if (m->watching)
-        pthread_join(m->watcher, NULL);
-    m->watching = false;
     m->ended = true;
 }
 
