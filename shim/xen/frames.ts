@@ -182,7 +182,8 @@ export class Frames {
     if (!this.isFrame(mfn) || this.isFree(mfn)) return;
     for (;;) {
       const info = this.info(mfn);
-      if ((info & COUNT_MASK) !== 0n) {
+      // Locked without a reference: a vCPU is dropping what a table's entries refer to, or storing one.
+      if ((info & (COUNT_MASK | TRAP_FI.TRAP_FI_LOCKED)) !== 0n) {
         this.leaving.add(mfn);
         return;
       }

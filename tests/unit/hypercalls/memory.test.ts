@@ -1,5 +1,6 @@
 /** The reservation: populate, decrease, increase, exchange, continuations; the table queries. */
 import fc from 'fast-check';
+import { TRAP_FI } from '../../../abi/trap';
 import { XenMachphysMapping, XenMemoryExchange, XenMemoryMap, XenMemoryReservation } from '../../../abi/xen/memory';
 import { type Fixture, L1, NR_FRAMES, NR_PAGES, PAGE, setUp, UNMAPPED } from './fixture';
 
@@ -45,6 +46,21 @@ describe('decrease and populate', () => {
     expect(f.d.frames.isOwned(1024)).toBe(true);
     expect(f.memory.copyOut(300 * PAGE, PAGE).every((b) => b === 0)).toBe(true);
     expect(f.d.nrPages).toBe(NR_PAGES + 1);
+  });
+
+  it('leave a frame that another vCPU is releasing as a table until that is done', () => {
+    const f = setUp();
+    unmapPages(f, [300]);
+    const at = f.d.frames.infoAddress(300);
+    const info = f.memory.load64(at);
+    const locked = info | TRAP_FI.TRAP_FI_LOCKED | (BigInt(TRAP_FI.TRAP_FI_L1) << BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT));
+    f.memory.store64(at, locked);
+    expect(f.now('memory_op', OP.decrease, reservation(f, list(f, [300]), 1))).toBe(1);
+    expect(f.memory.load64(at)).toBe(locked);
+    expect(f.d.frames.isFree(300)).toBe(false);
+    f.memory.store64(at, info);
+    f.d.frames.sweep();
+    expect([f.d.frames.isFree(300), f.d.frames.isOwned(300)]).toEqual([true, false]);
   });
 
   it('leave a frame that is still mapped with the domain until its mapping goes', () => {
