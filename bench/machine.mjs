@@ -4,9 +4,12 @@
  */
 import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
-import { run } from '../scripts/lib/progress.mjs';
+import path from 'node:path';
+import { root } from '../scripts/lib/progress.mjs';
 
-const TICKS = Number(run('getconf', ['CLK_TCK'], { capture: true }).stdout) || 100;
+/** USER_HZ of Linux on x86. */
+const TICKS = 100;
+const LAUNCHER = path.join(root, 'build/Release/xl-launch');
 
 function statOf(pid) {
   try {
@@ -16,6 +19,12 @@ function statOf(pid) {
   } catch {
     return undefined;
   }
+}
+
+/** Beginning and end of what a program complained of. */
+function excerpt(text) {
+  const trimmed = text.trim();
+  return trimmed.length <= 400 ? trimmed : `${trimmed.slice(0, 200)} ... ${trimmed.slice(-200)}`;
 }
 
 /** A process and all that descend from it. */
@@ -52,22 +61,30 @@ function ownMemory(pid) {
 
 /**
  * Runs `command`, and resolves to {marks, facts, metrics, idle?, error?}: marks are [seconds since the spawn, CPU
- * seconds used] by name; metrics are {median, min, batches}.
+ * seconds used] by name; metrics are {median, min, batches, operations}. With `count` (a function that reads a counter)
+ * they have {count, ms} as well: what it counted while a metric was measured, without the printing of lines, and in what time.
+ * CPU seconds are not looked for then: to go through /proc takes a second in the lab.
  */
-export function runMachine(command, { seconds, idle = 0, log }) {
+export function runMachine(command, { seconds, idle = 0, log, env, count }) {
   return new Promise((resolve) => {
     const result = { marks: {}, facts: {}, metrics: {} };
     const started = performance.now();
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(LAUNCHER, [`${process.pid}`, '--', ...command], {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     const watchdog = setTimeout(() => stop(`no end within ${seconds} s`), seconds * 1000);
     let ended = false;
     let rest = '';
+    const sample = () => (count === undefined ? undefined : { count: count(), at: performance.now() });
+    let lineBegan;
+    let lineEnded;
     let said = '';
     const stop = (error) => {
       if (ended) return;
       ended = true;
       clearTimeout(watchdog);
-      if (error !== undefined) result.error = `${error}${said === '' ? '' : `: ${said.trim().slice(-300)}`}`;
+      if (error !== undefined) result.error = `${error}${said === '' ? '' : `: ${excerpt(said)}`}`;
       const processes = family(child.pid);
       child.kill('SIGTERM');
       // What a signal to the parent does not end (it should), is ended by its own id.
@@ -81,7 +98,7 @@ export function runMachine(command, { seconds, idle = 0, log }) {
     };
     const mark = (name) => {
       if (result.marks[name] === undefined) {
-        result.marks[name] = [(performance.now() - started) / 1000, cpuSeconds(child.pid)];
+        result.marks[name] = [(performance.now() - started) / 1000, count === undefined ? cpuSeconds(child.pid) : 0];
       }
     };
     const measureIdle = () => {
@@ -105,8 +122,13 @@ export function runMachine(command, { seconds, idle = 0, log }) {
       else if (kind === 'dom0') mark(`dom0-${text.trim()}`);
       else if (kind === 'fact') result.facts[text.split(' ', 1)[0]] = text.slice(text.indexOf(' ') + 1);
       else if (kind === 'm') {
-        const [name, median, min, batches] = text.split(' ');
-        result.metrics[name] = { median: Number(median), min: Number(min), batches: Number(batches) };
+        const [name, ...words] = text.split(' ');
+        const [median, min, batches, operations] = words.map(Number);
+        result.metrics[name] = { median, min, batches, operations };
+        if (lineEnded !== undefined && lineBegan.at > lineEnded.at) {
+          result.metrics[name].count = lineBegan.count - lineEnded.count;
+          result.metrics[name].ms = lineBegan.at - lineEnded.at;
+        }
       } else if (kind === 'idle') {
         if (idle > 0) measureIdle();
       } else if (kind === 'error') {
@@ -119,9 +141,12 @@ export function runMachine(command, { seconds, idle = 0, log }) {
     };
     child.stdout.setEncoding('latin1');
     child.stdout.on('data', (text) => {
+      if (rest === '') lineBegan = sample();
       const lines = (rest + text).split('\n');
       rest = lines.pop();
       for (const line of lines) onLine(line.replaceAll('\r', ''));
+      if (lines.length > 0) lineEnded = sample();
+      if (lines.length > 0 && rest !== '') lineBegan = lineEnded;
     });
     child.stderr.on('data', (text) => {
       said = (said + text).slice(-4096);
@@ -133,7 +158,7 @@ export function runMachine(command, { seconds, idle = 0, log }) {
       clearTimeout(watchdog);
       ended = true;
       if (result.marks.done === undefined) {
-        result.error ??= `ended early (${signal ?? `exit ${code}`})${said === '' ? '' : `: ${said.trim().slice(-300)}`}`;
+        result.error ??= `ended early (${signal ?? `exit ${code}`})${said === '' ? '' : `: ${excerpt(said)}`}`;
       }
       resolve(result);
     });

@@ -1,20 +1,9 @@
 /* From the rounds' results to medians, and from those to BENCHMARKS.md. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { geometricMean, isOperation, median, number, ratio, table, times } from './format.mjs';
+import { labSection } from './lab-report.mjs';
 import { LABELS } from './scenarios.mjs';
-
-export function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  if (sorted.length === 0) return undefined;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
-
-export function geometricMean(values) {
-  return values.length === 0 ? undefined : Math.exp(values.reduce((sum, v) => sum + Math.log(v), 0) / values.length);
-}
-
-/** Metrics that are not operations of the kernel, and are left out of means. */
-const NOT_AN_OPERATION = new Set(['alu_loop', 'clock_gettime', 'nanosleep_100us']);
-const isOperation = (name) => !NOT_AN_OPERATION.has(name) && !/hypercall/.test(name);
 
 /** [{scenario: result}, ...] to {scenario: {metrics, boot..., facts, rounds}}, medians over the rounds. */
 export function summarize(rounds) {
@@ -49,23 +38,6 @@ export function summarize(rounds) {
   }
   return summary;
 }
-
-function number(v) {
-  if (v === undefined) return '-';
-  if (v >= 100_000) return `${Math.round(v / 1000)}k`;
-  return v >= 100 ? v.toFixed(0) : v >= 10 ? v.toFixed(1) : v.toFixed(2);
-}
-
-function ratio(a, b) {
-  return a === undefined || b === undefined || b === 0 ? undefined : a / b;
-}
-
-function table(header, rows) {
-  const align = header.map((_, i) => (i === 0 ? '---' : '---:'));
-  return [header, align, ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
-}
-
-const times = (v) => (v === undefined ? '-' : `${v.toFixed(2)}x`);
 
 /** The tables of one summary: operations, with ratios. */
 function operations(s) {
@@ -199,8 +171,33 @@ function targets(s) {
   return table(['target', 'measured', 'met'], rows);
 }
 
-/** BENCHMARKS.md. `run`: {date, rounds, host, qemu, kernel, xen, cli, load}. */
-export function markdown(run, summary, instructions) {
+/**
+ * Writes BENCHMARKS.md from the results that are in bench/results of that directory: latest.json of `npm run bench`, lab.json
+ * of `npm run bench:lab`. Each command remakes its own file, and what the other found stays, with its date. Returns the text.
+ */
+export function writePage(directory) {
+  const read = (name) => {
+    const file = path.join(directory, 'bench', 'results', name);
+    if (!existsSync(file)) return undefined;
+    const results = JSON.parse(readFileSync(file, 'utf8'));
+    return { ...results, rounds: results.rounds.length };
+  };
+  const [emulated, lab] = [read('latest.json'), read('lab.json')];
+  const lines = [
+    '# Benchmarks',
+    '',
+    'Made by `npm run bench` and, its last part, by `npm run bench:lab`; do not edit. Raw results: bench/results.',
+    '',
+    ...(emulated === undefined ? [] : section(emulated, emulated.summary, emulated.instructions)),
+    ...(lab === undefined ? [] : labSection(lab, emulated?.summary)),
+  ];
+  const text = lines.join('\n');
+  writeFileSync(path.join(directory, 'BENCHMARKS.md'), text);
+  return text;
+}
+
+/** The part of `npm run bench`, as lines. `run`: {date, rounds, host, qemu, kernel, xen, cli, load}. */
+export function section(run, summary, instructions) {
   const facts = (key) =>
     Object.keys(LABELS)
       .filter((name) => summary[name] !== undefined)
@@ -223,10 +220,6 @@ export function markdown(run, summary, instructions) {
           '',
         ];
   return [
-    '# Benchmarks',
-    '',
-    'Made by `npm run bench`; do not edit. Raw results: bench/results/latest.json.',
-    '',
     `${run.date}; ${run.rounds} interleaved rounds, medians; host: ${run.host}; load average when it began: ${run.load}.`,
     `${run.qemu}, \`-cpu ${run.cpu}\`, one CPU; Linux ${run.kernel}; Xen ${run.xen}; guests of ${run.memory} MiB.`,
     ...failed,
@@ -279,7 +272,7 @@ export function markdown(run, summary, instructions) {
     `- Clock: ${facts('clocksource')}.`,
     ...(run.cli ? [] : ['- `xenlighten run` was not built: its place took bench/domain.mjs, which does the same.']),
     '',
-  ].join('\n');
+  ];
 }
 
 function withoutSleep(summary) {

@@ -2,8 +2,8 @@
 /*
  * npm run bench -- [--quick] [--boot] [--rounds N] [--only LIST] [--no-instructions] [--no-idle] [--verbose] [--output DIR]
  *
- * Compares xenlighten in both guest rings with the bare kernel and with real Xen, and writes BENCHMARKS.md and
- * bench/results/latest.json. --quick: 3 rounds instead of 10. --boot: nothing but boots, no files. --only: scenarios
+ * Compares xenlighten in both guest rings with the bare kernel and with real Xen, and writes its part of
+ * BENCHMARKS.md and bench/results/latest.json. --quick: 3 rounds instead of 10. --boot: nothing but boots, no files. --only: scenarios
  * (ring1,ring3,bare,dom0,domu,unpacked), which writes no BENCHMARKS.md unless --output says where. About 90 s a round on an
  * idle host; nothing else should run meanwhile.
  */
@@ -15,7 +15,7 @@ import { fail, root, run, runMain, say, timed, which } from '../scripts/lib/prog
 import { build as buildOracle, cache as oracleCache } from '../tests/oracle/lab.mjs';
 import { benchInitramfs, dom0Initramfs } from './initramfs.mjs';
 import { runMachine } from './machine.mjs';
-import { markdown, summarize } from './report.mjs';
+import { section, summarize, writePage } from './report.mjs';
 import { CPU, cmdline, command, GUEST_MEMORY, LABELS } from './scenarios.mjs';
 
 const IDLE_ROUNDS = 3;
@@ -62,9 +62,7 @@ async function unpackedKernel(file) {
 
 async function prepare(option) {
   if (!existsSync(path.join(root, 'dist', 'shim'))) fail("nothing is built: 'npm ci' first");
-  for (const program of ['qemu-system-x86_64', 'setpriv']) {
-    if (which(program) === undefined) fail(`${program} is not installed`);
-  }
+  if (which('qemu-system-x86_64') === undefined) fail('qemu-system-x86_64 is not installed');
   const { xen } = await timed('building the real Xen to compare with', () => buildOracle());
   const kernel = path.join(oracleCache, 'vmlinuz');
   const initramfs = benchInitramfs();
@@ -143,15 +141,14 @@ runMain(async () => {
     memory: GUEST_MEMORY,
     cli: existsSync(path.join(root, 'dist', 'shim', 'cli', 'main.js')),
   };
-  const text = markdown(about, summary, countedSummary);
   const results = path.join(option.output, 'bench', 'results');
-  mkdirSync(results, { recursive: true });
   const json = { version: 1, ...about, summary, instructions: countedSummary, rounds: all };
   if (option.complete) {
+    mkdirSync(results, { recursive: true });
     writeFileSync(path.join(results, 'latest.json'), `${JSON.stringify(json, undefined, 1)}\n`);
-    writeFileSync(path.join(option.output, 'BENCHMARKS.md'), text);
+    writePage(option.output);
   }
-  process.stdout.write(`${text}\n`);
+  process.stdout.write(`${section(about, summary, countedSummary).join('\n')}\n`);
   const failures = all.flatMap((r) => Object.values(r)).filter((r) => r.error !== undefined).length;
   return failures > 0 ? 2 : 0;
 });

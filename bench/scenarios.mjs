@@ -7,6 +7,11 @@
  *   dom0          the kernel as dom0 of real Xen
  *   domu          the kernel as a domU of real Xen, created by xl in a minimal dom0
  *   unpacked      the same, boot only, with the kernel already unpacked for xl
+ *
+ * In the lab, on KVM:
+ *
+ *   ring1, ring3, bare      the same with one vCPU, xenlighten's on its kvm engine
+ *   ring1x2, ring3x2, barex2  with two, and only some of the metrics
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
@@ -103,6 +108,43 @@ export function command(name, inputs, words, { icount = false, stats } = {}) {
     default:
       throw new Error(`no scenario ${name}`);
   }
+}
+
+/** The lab's machines. `base`: what a machine is compared with. */
+export const LAB_LABELS = {
+  bare: { label: 'bare', vcpus: 1 },
+  ring1: { label: 'xenlighten, ring 1', vcpus: 1, base: 'bare' },
+  ring3: { label: 'xenlighten, ring 3', vcpus: 1, base: 'bare' },
+  barex2: { label: 'bare, 2 vCPUs', vcpus: 2 },
+  ring1x2: { label: 'xenlighten, ring 1, 2 vCPUs', vcpus: 2, base: 'barex2' },
+  ring3x2: { label: 'xenlighten, ring 3, 2 vCPUs', vcpus: 2, base: 'barex2' },
+};
+
+/** What two vCPUs may do otherwise than one: wake each other up, flush each other's translations, wait for locks. */
+export const SMP_METRICS = [
+  ...['alu_loop', 'getppid', 'context_switch', 'pipe_64k', 'page_fault', 'munmap_page', 'mmap_touch_munmap_16'],
+  ...['mprotect', 'fork_exit_wait', 'fork_exec_wait', 'signal_self'],
+];
+
+/** KVM's own processor, without what L1's emulation does wrong; the kvm engine hides the same in the lab. */
+export const LAB_CPU = 'host,-xsave,-avx';
+
+/**
+ * The command of a machine in the lab, and its variables. `inputs`: {kernel, initramfs}; `qemu`: {command, env}. The
+ * engine keeps HLT from leaving the guest there, because its wake-up might be lost; `cpu-pm` does the same for QEMU.
+ */
+export function labCommand(name, { kernel, initramfs }, words, qemu) {
+  const { vcpus } = LAB_LABELS[name];
+  if (name.startsWith('ring')) {
+    const options = ['--engine', 'kvm', '--guest-ring', name[4], '--vcpus', `${vcpus}`, '--memory', `${GUEST_MEMORY}`];
+    const guest = ['--kernel', kernel, '--ramdisk', initramfs, '--cmdline', cmdline('hvc0', words)];
+    return { command: [process.execPath, CLI, 'run', ...options, ...guest], env: {} };
+  }
+  const machine = ['-accel', 'kvm', '-cpu', LAB_CPU, '-overcommit', 'cpu-pm=on', '-smp', `${vcpus}`];
+  const plain = ['-m', `${GUEST_MEMORY}`, '-no-user-config', '-nodefaults', '-no-reboot'];
+  const devices = ['-display', 'none', '-monitor', 'none', '-serial', 'stdio'];
+  const guest = ['-kernel', kernel, '-initrd', initramfs, '-append', `${cmdline('ttyS0', words)} pti=off`];
+  return { command: [...qemu.command, ...machine, ...plain, ...devices, ...guest], env: qemu.env };
 }
 
 function xenCmdline(dom0Memory) {

@@ -8,12 +8,13 @@
  * Output, one line each, found by their first word in whatever else the console says:
  *   @@user                 process 1 runs
  *   @@fact NAME VALUE      about the guest
- *   @@m NAME MEDIAN MIN N  a metric: ns per operation, smallest batch, batches
+ *   @@m NAME MEDIAN MIN N OPERATIONS
+ *                          a metric: ns per operation, smallest batch, batches, operations done for all of it
  *   @@idle                 the guest sleeps now, for bench.idle seconds
  *   @@done                 the end; process 1 powers off
  *
  * Words on the kernel's command line: bench.micro=0|1, bench.cold=N (cold hypercalls, 0 none), bench.idle=S,
- * bench.ms=MS (time for one metric), bench.only=NAME (one metric).
+ * bench.ms=MS (time for one metric), bench.only=NAME,NAME (these metrics).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,7 +40,7 @@
 #define BATCH_NS 2000000ull
 
 static uint64_t metric_ns = 120ull * 1000 * 1000;
-static char only[64];
+static char only[256];
 
 static uint64_t now(void)
 {
@@ -67,15 +68,25 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void report(const char *name, double *v, int n)
+static void report(const char *name, double *v, int n, long operations)
 {
     qsort(v, (size_t)n, sizeof(*v), by_value);
-    printf("@@m %s %.1f %.1f %d\n", name, n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2, v[0], n);
+    double median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+    printf("@@m %s %.1f %.1f %d %ld\n", name, median, v[0], n, operations);
     fflush(stdout);
 }
 
 /* Runs `n` operations and returns the ns that count. */
 typedef uint64_t body(long n);
+
+static int wanted(const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *at = only; *at; at += strcspn(at, ","), at += *at == ',')
+        if (!strncmp(at, name, n) && (at[n] == ',' || !at[n]))
+            return 1;
+    return !only[0];
+}
 
 /* Grows the batch until it takes BATCH_NS, then repeats it until metric_ns have gone. */
 static void measure(const char *name, body *run, long start, long divide)
@@ -83,18 +94,20 @@ static void measure(const char *name, body *run, long start, long divide)
     double v[MAX_BATCHES];
     long n = start;
     int got = 0;
-    if (only[0] && strcmp(only, name))
+    if (!wanted(name))
         return;
     uint64_t end = now() + metric_ns, took = run(n);
+    long done = n;
 
     while (took < BATCH_NS && n < (1l << 24)) {
         uint64_t want = took ? BATCH_NS * 5 / 4 / took + 1 : 8;
         n *= want > 8 ? 8 : want < 2 ? 2 : (long)want;
         took = run(n);
+        done += n;
     }
     while (got < MAX_BATCHES && (got < MIN_BATCHES || now() < end))
         v[got++] = (double)run(n) / (double)(n * divide);
-    report(name, v, got);
+    report(name, v, got, (done + got * n) * divide);
 }
 
 #define TIMED(setup, op)                                                                                               \
@@ -397,8 +410,8 @@ static void percentiles(const char *name, double *v, int n)
 {
     char label[64];
     snprintf(label, sizeof(label), "%s", name);
-    report(label, v, n);
-    printf("@@m %s_p99 %.1f %.1f %d\n", name, v[(long)n * 99 / 100], v[0], n);
+    report(label, v, n, n);
+    printf("@@m %s_p99 %.1f %.1f %d %d\n", name, v[(long)n * 99 / 100], v[0], n, n);
     fflush(stdout);
 }
 
@@ -470,8 +483,9 @@ static void benchmarks(void)
         snprintf(only, sizeof(only), "%s", name);
     if (option("bench.micro", 1))
         micro();
-    if (read_text("/sys/hypervisor/type", type, sizeof(type)) && !strcmp(type, "xen"))
-        cold((int)option("bench.cold", 10000));
+    int reads = (int)option("bench.cold", 10000);
+    if (reads > 0 && read_text("/sys/hypervisor/type", type, sizeof(type)) && !strcmp(type, "xen"))
+        cold(reads);
 }
 
 static void facts(void)
