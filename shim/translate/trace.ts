@@ -90,6 +90,8 @@ export class Tracer {
         await sleep(INTERVAL_MS, undefined, { ref: false, signal: this.wake.signal }).catch(() => undefined);
         await this.drain();
       }
+      // What was recorded while the last look was being written.
+      await this.drain();
       await this.file.append(this.formatter === undefined ? [] : [this.summary()]);
     } catch (error) {
       this.failure = error as Error;

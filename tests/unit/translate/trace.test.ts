@@ -7,7 +7,7 @@ import { TRAP_DOM, TRAP_HV, TRAP_TRACE, TrapDomain, TrapTrace } from '../../../a
 import { HYPERVISOR as H } from '../../../abi/xen/hypercall-numbers';
 import { UsageError } from '../../../shim/errors';
 import { GuestMemory } from '../../../shim/partition/guest-memory';
-import { Tracer } from '../../../shim/translate/trace';
+import { Tracer, type TraceSummary } from '../../../shim/translate/trace';
 import { resultText, TraceFormatter } from '../../../shim/translate/trace-events';
 import { TraceFile } from '../../../shim/translate/trace-file';
 import { TraceRing } from '../../../shim/translate/trace-ring';
@@ -288,6 +288,25 @@ describe('the file', () => {
     expect(events.find((e) => e.name === 'records lost')?.args).toEqual({ count: 3 });
     expect(events.at(-1)).toMatchObject({ name: 'trace_summary', args: { records: ENTRIES + 1, lost: 3 } });
     expect(memory.load32(FLAGS) & TRAP_DOM.TRAP_DOM_TRACE).toBe(0);
+  });
+
+  test('what is recorded while a look is being written, and the trace is stopped meanwhile, is not lost', async () => {
+    const path = join(dir, 'late.json');
+    const append = jest.spyOn(TraceFile.prototype, 'append');
+    try {
+      const tracer = await Tracer.start(path, ring, ABOUT);
+      writer.record({ nr: H.__HYPERVISOR_vm_assist });
+      const stopped = new Promise<TraceSummary>((resolve) => {
+        append.mockImplementationOnce(async () => {
+          writer.record({ nr: H.__HYPERVISOR_iret });
+          resolve(tracer.stop());
+        });
+      });
+      expect(await stopped).toMatchObject({ records: 2, lost: 0 });
+      expect(JSON.stringify(read(path))).toContain('iret');
+    } finally {
+      append.mockRestore();
+    }
   });
 
   test('a full disk ends the trace, not the domain', async () => {
