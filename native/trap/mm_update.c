@@ -35,7 +35,7 @@ struct after {
 };
 
 /* With no lock held. */
-static void settle(struct vp *vp, struct after *after)
+static void finish_stores(struct vp *vp, struct after *after)
 {
     if (after->flush)
         mm_flush_vps(vp, ~0ul);
@@ -52,7 +52,7 @@ static void drop_table(struct vp *vp, u32 level, u64 table, u64 entry, struct af
         return;
     }
     if (after->nr == DROPPED_TABLES)
-        settle(vp, after);
+        finish_stores(vp, after);
     after->dropped[after->nr].level = level;
     after->dropped[after->nr].table = table;
     after->dropped[after->nr].entry = entry;
@@ -146,7 +146,7 @@ static long store_in_page(struct vp *vp, u64 mfn, u32 slot, u64 new_val, enum st
 
 /*
  * Changes the entry `slot` of the frame `mfn`, which the caller knows to be RAM. `only` is the level that the frame
- * must have as a table, 0 for any and for ordinary frames too. What is in *after has to be settled before the guest runs
+ * must have as a table, 0 for any and for ordinary frames too. What is in *after has to be finished before the guest runs
  * on. 0, STORE_LOST or -errno.
  */
 static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_val, enum store how, u64 expected,
@@ -168,7 +168,7 @@ static long mm_store_entry(struct vp *vp, u64 mfn, u32 only, u32 slot, u64 new_v
         } else
             return E(EINVAL); /* a descriptor page: update_descriptor's business */
         if (unlikely(rc < 0 && after->nr)) {
-            settle(vp, after); /* it may be about a table that is dropped already, as far as the guest knows */
+            finish_stores(vp, after); /* it may be about a table that is dropped already, as far as the guest knows */
             rc = STORE_AGAIN;
         }
     } while (unlikely(rc == STORE_AGAIN));
@@ -276,7 +276,7 @@ long do_mmu_update(struct vp *vp, u64 reqs, u64 nr, u64 done_va, u64 foreigndom)
             completed += rc == 0;
         }
     }
-    settle(vp, &after);
+    finish_stores(vp, &after);
     if (done_va) {
         before += completed;
         copy_to_guest(done_va, &before, sizeof(before)); /* a bad pointer is the guest's loss */
