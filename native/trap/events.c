@@ -181,10 +181,15 @@ static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
     u32 vcpu = port_vcpu(entry), prio = port_prio(entry);
     struct vp *t = &vps[vcpu];
     u32 *word = fifo_word(port);
-    if (!word || !t->s->fifo_control_gpa) {
+    const u64 control = READ_ONCE(t->s->fifo_control_gpa);
+    if (unlikely(!word || !control)) {
         if (set)
             test_and_set_bit(port, dom->early_pending);
-        wake_pollers(vp, port);
+        /* What is missing may have come at this moment, and evtchn_resync may have been here already. */
+        if (set && fifo_word(port) && READ_ONCE(t->s->fifo_control_gpa) && test_and_clear_bit(port, dom->early_pending))
+            raise_fifo(vp, port, entry, true);
+        else
+            wake_pollers(vp, port);
         return;
     }
     /* Linked even if it is pending already: the guest may have unlinked it and not yet cleared PENDING. So does Xen. */
@@ -210,7 +215,7 @@ static void raise_fifo(struct vp *vp, u32 port, u64 entry, bool set)
         WRITE_ONCE(dom->fifo_last_queue[port], queue);
         u32 tail = t->s->fifo_tail[prio];
         u32 *tail_word = tail && tail != port ? fifo_word(tail & (TRAP_MAX_PORTS - 1)) : NULL;
-        struct evtchn_fifo_control_block *cb = gpa_to_va(t->s->fifo_control_gpa);
+        struct evtchn_fifo_control_block *cb = gpa_to_va(control);
         bool linked = tail_word && fifo_set_link(tail_word, port);
         if (!linked)
             WRITE_ONCE(cb->head[prio], port);
