@@ -89,15 +89,35 @@ static void write_time(struct vcpu_time_info *t)
 /*
  * May a registered area be written where it was when it was registered? No reference is held on it, because the guest
  * may free the page as under Xen, which writes through the address instead. What it has become meanwhile must not be a
- * page table or descriptor table: times and states would be entries there.
+ * page table or descriptor table: times and states would be entries there. With other VPs about, the frame's lock keeps
+ * it from becoming one before area_end. Holders of the lock of an ordinary frame wait for nobody, so neither do we: who
+ * has pvclock_lock serves no flush requests.
  */
-static bool area_writable(u64 gpa)
+static bool area_begin(u64 gpa)
 {
-    u64 mfn = gpa >> PAGE_SHIFT;
-    if (!mfn_is_ours(mfn))
+    const u64 mfn = gpa >> PAGE_SHIFT;
+    if (!mfn_valid(mfn))
         return false;
     u64 fi = fi_load(mfn);
-    return fi_owner(fi) != TRAP_FI_OWNER_XEN_RO && !is_table_type(fi_type(fi)) && fi_type(fi) != TRAP_FI_SEG;
+    for (;;) {
+        if (fi_owner(fi) == TRAP_FI_OWNER_NONE || fi_owner(fi) == TRAP_FI_OWNER_XEN_RO || is_table_type(fi_type(fi)) ||
+            fi_type(fi) == TRAP_FI_SEG)
+            return false;
+        if (dom->nr_vps == 1)
+            return true;
+        if (unlikely(fi & TRAP_FI_LOCKED)) {
+            cpu_relax();
+            fi = fi_load(mfn);
+        } else if (likely(fi_cmpxchg(mfn, &fi, fi | TRAP_FI_LOCKED))) {
+            return true;
+        }
+    }
+}
+
+static void area_end(u64 gpa)
+{
+    if (dom->nr_vps > 1)
+        mm_frame_unlock(gpa >> PAGE_SHIFT);
 }
 
 void time_update_vcpu(struct vp *vp)
@@ -105,8 +125,11 @@ void time_update_vcpu(struct vp *vp)
     while (__atomic_exchange_n(&pvclock_lock, 1, __ATOMIC_ACQUIRE))
         cpu_relax();
     write_time((struct vcpu_time_info *)&vp->vi->time);
-    if (vp->s->time_area_gpa && area_writable(vp->s->time_area_gpa))
-        write_time(gpa_to_va(vp->s->time_area_gpa));
+    const u64 area = READ_ONCE(vp->s->time_area_gpa);
+    if (area && area_begin(area)) {
+        write_time(gpa_to_va(area));
+        area_end(area);
+    }
     store_release(&pvclock_lock, 0);
 }
 
@@ -274,42 +297,56 @@ void timer_expire(struct vp *vp)
 /* --- runstate --------------------------------------------------------------------------------------------------------- */
 
 /* The area may cross a page: bytes are written through one of two direct-map addresses. */
-static void area_write(const struct trap_vp *s, u32 offset, const void *src, u32 n)
+static void area_write(u64 gpa, u64 gpa2, u32 offset, const void *src, u32 n)
 {
-    u32 first = (u32)(PAGE_SIZE - (s->runstate_gpa & ~PAGE_MASK));
+    u32 first = (u32)(PAGE_SIZE - (gpa & ~PAGE_MASK));
     for (u32 i = 0; i < n; i++) {
         u32 at = offset + i;
-        u64 gpa = at < first ? s->runstate_gpa + at : s->runstate_gpa2 + (at - first);
-        *(volatile u8 *)gpa_to_va(gpa) = ((const u8 *)src)[i];
+        *(volatile u8 *)gpa_to_va(at < first ? gpa + at : gpa2 + (at - first)) = ((const u8 *)src)[i];
     }
 }
 
-void runstate_write(struct vp *vp)
+static void write_runstate(const struct trap_vp *s, u64 gpa, u64 gpa2)
 {
-    struct trap_vp *s = vp->s;
-    if (!s->runstate_gpa || !area_writable(s->runstate_gpa) || (s->runstate_gpa2 && !area_writable(s->runstate_gpa2)))
-        return;
     struct vcpu_runstate_info r = {.state = (int32_t)s->runstate, .state_entry_time = s->runstate_entry};
     for (int i = 0; i < 4; i++)
         r.time[i] = s->runstate_time[i];
     bool flag = dom->vm_assist & (1u << VMASST_TYPE_runstate_update_flag);
-    if (!flag && (s->runstate_gpa & 7) == 0 && (s->runstate_gpa & ~PAGE_MASK) + sizeof(r) <= PAGE_SIZE) {
-        memcpy(gpa_to_va(s->runstate_gpa), &r, sizeof(r));
+    if (!flag && (gpa & 7) == 0 && (gpa & ~PAGE_MASK) + sizeof(r) <= PAGE_SIZE) {
+        memcpy(gpa_to_va(gpa), &r, sizeof(r));
         return;
     }
     u64 entry = r.state_entry_time;
     if (flag) {
         r.state_entry_time |= XEN_RUNSTATE_UPDATE;
         u8 top = (u8)(r.state_entry_time >> 56);
-        area_write(s, offsetof(struct vcpu_runstate_info, state_entry_time) + 7, &top, 1);
+        area_write(gpa, gpa2, offsetof(struct vcpu_runstate_info, state_entry_time) + 7, &top, 1);
         __atomic_thread_fence(__ATOMIC_RELEASE);
     }
-    area_write(s, 0, &r, sizeof(r));
+    area_write(gpa, gpa2, 0, &r, sizeof(r));
     if (flag) {
         __atomic_thread_fence(__ATOMIC_RELEASE);
         u8 top = (u8)(entry >> 56);
-        area_write(s, offsetof(struct vcpu_runstate_info, state_entry_time) + 7, &top, 1);
+        area_write(gpa, gpa2, offsetof(struct vcpu_runstate_info, state_entry_time) + 7, &top, 1);
     }
+}
+
+void runstate_write(struct vp *vp)
+{
+    const u64 gpa = READ_ONCE(vp->s->runstate_gpa), gpa2 = READ_ONCE(vp->s->runstate_gpa2);
+    /* Frames in ascending order; both pages may be the same one. */
+    const u64 low = gpa2 && gpa2 < gpa ? gpa2 : gpa, high = gpa2 && gpa2 < gpa ? gpa : gpa2;
+    const bool two = high && high >> PAGE_SHIFT != low >> PAGE_SHIFT;
+    const bool crosses = (gpa & ~PAGE_MASK) + sizeof(struct vcpu_runstate_info) > PAGE_SIZE;
+    /* Another vCPU may be registering it: then it is written once more. */
+    if (!gpa || (crosses && !gpa2) || !area_begin(low))
+        return;
+    if (!two || area_begin(high)) {
+        write_runstate(vp->s, gpa, gpa2);
+        if (two)
+            area_end(high);
+    }
+    area_end(low);
 }
 
 void runstate_change(struct vp *vp, u32 state)
