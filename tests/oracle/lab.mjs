@@ -17,7 +17,7 @@ export const cache = path.join(process.env.XDG_CACHE_HOME || path.join(os.homedi
 /** The machine that the recorded answers come from. */
 export const machine = { cpu: 'qemu64', memory: 1024, dom0Memory: 384, guestMemory: 64 };
 /** The same with all that QEMU can do, for cases that look at processor features. SMAP: see shim/partition/qemu. */
-export const featureMachine = { ...machine, cpu: 'max,smap=off' };
+export const featureMachine = { ...machine, cpu: 'max,smap=off,bmi2=off' };
 export const featureCases = [
   'cr4',
   'fpu',
