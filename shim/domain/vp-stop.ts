@@ -62,10 +62,12 @@ export class VpStop {
     this.expect('running', 'pause');
     this.current = 'pausing';
     const { target } = this;
+    const by = this.deadline();
     // One that has not left an earlier stop would be taken for one that has obeyed this one.
-    const left = await this.until(() => this.parked(true).length === 0);
+    const left = await this.until(() => this.parked(true).length === 0, by);
     if (left) target.request(true);
-    const stopped = left && (await this.until(() => this.parked(false).length === 0 && target.pending() === undefined));
+    const stopped =
+      left && (await this.until(() => this.parked(false).length === 0 && target.pending() === undefined, by));
     this.checkEnd();
     if (stopped) {
       target.quiesce();
@@ -89,7 +91,7 @@ export class VpStop {
     this.current = 'unpausing';
     this.target.resume();
     this.target.request(false);
-    const gone = await this.until(() => this.parked(true).length === 0);
+    const gone = await this.until(() => this.parked(true).length === 0, this.deadline());
     this.checkEnd();
     this.current = 'running';
     if (gone) return;
@@ -126,15 +128,20 @@ export class VpStop {
     if (this.ended) throw new ControlError('not-running', 'the domain is ending');
   }
 
+  /** Of performance.now(): a client waits a little longer, and for both of a pause's steps. */
+  private deadline(): number {
+    return performance.now() + this.timeoutMs;
+  }
+
   /** True once `done` holds, false when it does not in time or the domain ends. */
-  private async until(done: () => boolean): Promise<boolean> {
+  private async until(done: () => boolean, by: number): Promise<boolean> {
     if (this.ended) return false;
     if (done()) return true;
     let timer: NodeJS.Timeout | undefined;
     try {
       return await new Promise((resolve) => {
         this.wait = { done, resolve };
-        timer = setTimeout(() => resolve(done()), this.timeoutMs);
+        timer = setTimeout(() => resolve(done()), Math.max(by - performance.now(), 0));
       });
     } finally {
       clearTimeout(timer);

@@ -108,6 +108,18 @@ test('every other state than the right one is refused, and changes nothing', asy
   expect(vps.log).toEqual(['stop', 'quiesce', 'resume', 'go']);
 });
 
+test('the time that VPs need to leave an earlier stop is part of the time for the next', async () => {
+  const { stop, obey } = setUp(400);
+  for (const vp of [0, 1, 2]) obey(vp, true);
+  const began = performance.now();
+  const pause = stop.pause();
+  setTimeout(() => {
+    for (const vp of [0, 1, 2]) obey(vp, false);
+  }, 250);
+  await expect(pause).rejects.toMatchObject({ code: 'failed', message: /vCPUs 0, 1, 2 did not stop/ });
+  expect(performance.now() - began).toBeLessThan(640);
+});
+
 test('a VP that does not stop is named, and the others go on', async () => {
   const { vps, stop, obey } = setUp(20);
   const pause = stop.pause();
