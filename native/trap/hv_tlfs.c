@@ -59,11 +59,11 @@ static u64 hypercall(u64 control, u64 input, u64 output)
     return result;
 }
 
-static void must_succeed(u64 result, const char *what)
+static void must_succeed(struct vp *vp, u64 result, const char *what)
 {
     u32 status = result & HV_HYPERCALL_RESULT_MASK;
     if (unlikely(status != HV_STATUS_SUCCESS))
-        module_panic_at(&vps[0], 0, "%s answers status 0x%x", what, status);
+        module_panic_at(vp, 0, "%s answers status 0x%x", what, status);
 }
 
 /* --- sets of VPs ---------------------------------------------------------------------------------------------------- */
@@ -133,7 +133,7 @@ static void tlfs_flush(struct vp *vp, u64 vp_mask, const u64 *va)
         list[0] = *va & PAGE_MASK; /* bits 11:0: no further pages */
         control |= HV_HYPERCALL_REP_COMP_1;
     }
-    must_succeed(hypercall(control, page_gpa(vp, TRAP_HV_PAGE_INPUT), 0), "a TLB flush hypercall");
+    must_succeed(vp, hypercall(control, page_gpa(vp, TRAP_HV_PAGE_INPUT), 0), "a TLB flush hypercall");
 }
 
 static void tlfs_flush_space(struct vp *vp, u64 vp_mask)
@@ -162,7 +162,7 @@ static void tlfs_send_ipi(struct vp *vp, u64 vp_mask, u8 vector)
     } else {
         result = hypercall(HVCALL_SEND_IPI | HV_HYPERCALL_FAST_BIT, vector, processor_mask(vp_mask));
     }
-    must_succeed(result, "HvCallSendSyntheticClusterIpi");
+    must_succeed(vp, result, "HvCallSendSyntheticClusterIpi");
 }
 
 static const volatile struct ms_hyperv_tsc_page *ref_tsc(void)
@@ -225,8 +225,8 @@ static void tlfs_eoi(struct vp *vp)
 
 static void tlfs_signal_event(struct vp *vp)
 {
-    (void)vp;
-    must_succeed(hypercall(HVCALL_SIGNAL_EVENT | HV_HYPERCALL_FAST_BIT, TRAP_HV_CONNECTION, 0), "HvCallSignalEvent");
+    must_succeed(vp, hypercall(HVCALL_SIGNAL_EVENT | HV_HYPERCALL_FAST_BIT, TRAP_HV_CONNECTION, 0),
+                 "HvCallSignalEvent");
 }
 
 void hv_sti_hlt(void);
