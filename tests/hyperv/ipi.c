@@ -169,11 +169,12 @@ static void ipi_vectors(struct vp *vp)
         arrived += counted(1, v);
     }
     finish(vp, 1);
+    /* VEC_IPI is how finish() wakes: it may come at any time. */
     for (u32 v = 0; v < 256; v++)
-        other += counted(1, v);
+        other += v == VEC_IPI ? 0 : counted(1, v);
     fact("arrived", arrived);
     fact("expected", ARRAY_SIZE(vectors));
-    fact("others_but_ipi", other - arrived - counted(1, VEC_IPI));
+    fact("others_but_ipi", other - arrived);
 }
 
 /* Everybody sends to everybody else. */
