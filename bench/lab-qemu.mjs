@@ -7,8 +7,9 @@ import path from 'node:path';
 import { temporaryName } from '../scripts/lib/lab/temporary.mjs';
 import { fail, run } from '../scripts/lib/progress.mjs';
 
-/** By the `pc` machine, for `-kernel` with a compressed kernel, and by KVM's local APIC. */
-const FIRMWARE = ['bios-256k.bin', 'linuxboot_dma.bin', 'kvmvapic.bin'];
+/** A BIOS, and what the `pc` machine loads with -kernel and with KVM's local APIC. */
+export const BIOS = 'qboot.rom';
+const FIRMWARE = [BIOS, 'linuxboot_dma.bin', 'kvmvapic.bin'];
 
 /** The folders that QEMU looks for firmware in. */
 function firmwareFolders(qemu) {
@@ -50,10 +51,14 @@ export function packQemu(qemu, cache) {
   return directory;
 }
 
-/** The command that starts such a copy, and the variables that it needs. */
+/**
+ * The command that starts such a copy, and the variables that it needs. The BIOS is not QEMU's usual one: SeaBIOS has the
+ * second processor wait in ROM with HLT, and changes meanwhile what that ROM is made of. Where HLT does not leave the
+ * guest, KVM then finds no memory at its instruction, and half of all starts fail ("emulation failure").
+ */
 export function labQemu(directory) {
   return {
-    command: [path.posix.join(directory, 'qemu'), '-L', path.posix.join(directory, 'share')],
+    command: [path.posix.join(directory, 'qemu'), '-L', path.posix.join(directory, 'share'), '-bios', BIOS],
     env: { LD_LIBRARY_PATH: path.posix.join(directory, 'lib') },
   };
 }

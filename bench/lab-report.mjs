@@ -133,7 +133,7 @@ export function labSection(lab, emulated) {
     '  median of the ratios within each round, because the speed of the host differs more between rounds.',
     '- Same kernel file, initramfs, benchmark and memory in all of them, `quiet`; the bare kernel in the same QEMU binary as',
     '  runs L1, brought into L1, with page-table isolation off, its console on a serial port, no other device, no Hyper-V',
-    "  interface; KVM's own paravirtual features (clock, EOI) are on, as on any KVM.",
+    "  interface; KVM's own paravirtual features (clock, EOI) are on, as on any KVM. Its BIOS is qboot, see bench/lab-qemu.mjs.",
     '- No machine has XSAVE or AVX. HLT does not leave the guest: the kvm engine does that in the lab, and QEMU with',
     "  `-overcommit cpu-pm=on`, which also keeps MWAIT and PAUSE from leaving. Both machines' memory may have 2 MB pages.",
     "- Exits: KVM's own count during the metric by the number of operations, less what `alu_loop` has in the same time (the",
