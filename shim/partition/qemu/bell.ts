@@ -7,9 +7,14 @@
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import { sendByte } from '../host';
 
+/** Calls of `ring` in a millisecond, beyond which nothing is read for one: a guest that only rings gets no more. */
+const BELLS_PER_MS = 32;
+
 export class Bell {
   private readonly socket: Socket;
   private open = true;
+  private millisecond = 0;
+  private calls = 0;
 
   /** Takes over the descriptor. `ring` is called once for all bytes that have arrived. */
   constructor(
@@ -24,8 +29,9 @@ export class Bell {
       onread: {
         buffer: new Uint8Array(4096),
         callback: () => {
-          if (this.open) ring();
-          return true;
+          if (!this.open) return true;
+          ring();
+          return this.mayGoOn();
         },
       },
     };
@@ -34,6 +40,20 @@ export class Bell {
     this.socket.on('error', () => this.close());
     this.socket.on('end', () => this.close());
     this.socket.resume();
+  }
+
+  /** False pauses reading. What arrives meanwhile stays in the socket, so that no ring is lost. */
+  private mayGoOn(): boolean {
+    const now = Math.floor(performance.now());
+    if (now !== this.millisecond) {
+      this.millisecond = now;
+      this.calls = 0;
+    }
+    if (++this.calls <= BELLS_PER_MS) return true;
+    setTimeout(() => {
+      if (this.open) this.socket.resume();
+    }, 1);
+    return false;
   }
 
   /** A full buffer means that kicks are waiting to be taken: one more would say nothing new. */
