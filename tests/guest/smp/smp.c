@@ -599,12 +599,15 @@ static void finish(struct cpu *c)
 
 static void ap_main(struct cpu *c)
 {
+    u64 n;
+
     settle_in(c);
     while (!stop)
         one(c);
     finish(c);
-    while (nr_finished < nr)
-        wait_for(c, &nr_finished, nr_finished, 0);
+    /* Read once: who waits for a change of the last number waits for ever. */
+    while ((n = nr_finished) < nr)
+        wait_for(c, &nr_finished, n, 0);
     c->finished = 1;
     for (;;)
         hc(__HYPERVISOR_vcpu_op, VCPUOP_down, c->id, 0);
