@@ -304,28 +304,29 @@ static void lower_a(struct vp *vp, struct trap_regs *regs)
     note('A');
 }
 
-static void eoi_nested(struct vp *vp)
+/* Sends `first` to this VP with the two hooked, and reports the order of what they noted until VEC_A was served. */
+static void send_hooked(struct vp *vp, u32 first, void (*on_a)(struct vp *, struct trap_regs *),
+                        void (*on_b)(struct vp *, struct trap_regs *))
 {
     log_at = 0;
-    hooks[VEC_A] = nested_a;
-    hooks[VEC_B] = nested_b;
-    hv->send_ipi(vp, 1, VEC_A);
+    hooks[VEC_A] = on_a;
+    hooks[VEC_B] = on_b;
+    hv->send_ipi(vp, 1, first);
     for (u64 until = microseconds() + 1000000; !counted(0, VEC_A) && microseconds() < until;)
         let_in();
     fact_text("order", order);
+}
+
+static void eoi_nested(struct vp *vp)
+{
+    send_hooked(vp, VEC_A, nested_a, nested_b);
     fact("inner_eoi_left_outer", a_after);
     fact("left_in_service", in_service(VEC_A) || in_service(VEC_B));
 }
 
 static void eoi_lower(struct vp *vp)
 {
-    log_at = 0;
-    hooks[VEC_A] = lower_a;
-    hooks[VEC_B] = lower_b;
-    hv->send_ipi(vp, 1, VEC_B);
-    for (u64 until = microseconds() + 1000000; !counted(0, VEC_A) && microseconds() < until;)
-        let_in();
-    fact_text("order", order);
+    send_hooked(vp, VEC_B, lower_a, lower_b);
     fact("left_in_service", in_service(VEC_A) || in_service(VEC_B));
 }
 
