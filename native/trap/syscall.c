@@ -144,8 +144,8 @@ ALWAYS_INLINE bool iret(struct vp *vp, struct trap_regs *regs, const bool ring1)
         regs->r11 = rflags;
         regs->entry_vector |= ENTRY_SYSRET_OK;
         /* It goes to ring 3 only, with fixed selectors, and faults in ring 0 on a non-canonical RCX. */
-        sysret = cs == FLAT_RING3_CS64 && ss == FLAT_RING3_SS64 && is_canonical(rip) &&
-                 !(rflags & (EFLAGS_TF | EFLAGS_RF));
+        sysret =
+            cs == FLAT_RING3_CS64 && ss == FLAT_RING3_SS64 && is_canonical(rip) && !(rflags & (EFLAGS_TF | EFLAGS_RF));
     } else {
         u64 rcx, r11;
         GET_QUAD(rcx, frame, offsetof(struct iret_context, rcx), fault);
