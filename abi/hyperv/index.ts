@@ -5,6 +5,7 @@
 export * from './cpuid';
 export * from './flush';
 export * from './hypercall';
+export * from './ic';
 export * from './ipi';
 export * from './msr';
 export * from './port';
@@ -13,6 +14,7 @@ export * from './start-vp';
 export * from './status';
 export * from './stimer';
 export * from './synic';
+export * from './vmbus';
 export * from './vp-assist';
 export * from './vp-registers';
 export * from './vpset';
