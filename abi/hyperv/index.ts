@@ -12,6 +12,7 @@ export * from './reference-tsc';
 export * from './start-vp';
 export * from './status';
 export * from './stimer';
+export * from './storvsp';
 export * from './synic';
 export * from './vp-assist';
 export * from './vp-registers';
