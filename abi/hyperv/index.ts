@@ -13,6 +13,7 @@ export * from './reference-tsc';
 export * from './start-vp';
 export * from './status';
 export * from './stimer';
+export * from './storvsp';
 export * from './synic';
 export * from './vmbus';
 export * from './vp-assist';
