@@ -330,6 +330,25 @@ export class GuestMemory {
     return pieces;
   }
 
+  /**
+   * Like ranges(), for I/O by the hundred thousand: adds the pieces to `into` without their addresses, and says false, adding
+   * none, where ranges() would throw.
+   */
+  addPieces(gpa: number, length: number, into: Uint8Array[]): boolean {
+    const low = gpa >>> 0 === gpa && length >>> 0 === length && gpa + length <= this.lowEnd && gpa < this.lowEnd;
+    let offset = low ? gpa : this.find(gpa, length);
+    if (offset < 0) return false;
+    for (let left = length; left > 0; ) {
+      const within = offset & WINDOW_MASK;
+      const piece = Math.min(left, WINDOW_SIZE - within);
+      const { buffer } = this.window(offset);
+      into.push(new Uint8Array(buffer, within, piece));
+      left -= piece;
+      offset += piece;
+    }
+    return true;
+  }
+
   /** Atomic OR; returns the old value. The address must be a multiple of 4 (so for all 32-bit atomics). */
   or32(gpa: number, bits: number): number {
     const offset = this.aligned(gpa, 4);

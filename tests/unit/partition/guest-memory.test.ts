@@ -35,6 +35,7 @@ describe('bounds', () => {
       fc.property(nearBorder, fc.integer({ min: 0, max: 40 }), (gpa, length) => {
         const ram = inRam(gpa, length);
         expect(memory.isRam(gpa, length)).toBe(ram);
+        expect(memory.addPieces(gpa, length, [])).toBe(ram);
         const accesses: [number, () => unknown][] = [
           [1, () => memory.getU8(gpa)],
           [2, () => memory.getU16(gpa)],
@@ -72,6 +73,7 @@ describe('bounds', () => {
     ['a range across the hole', lowEnd - 4, highStart - lowEnd + 8],
   ])('%s is refused', (_, gpa, length) => {
     expect(memory.isRam(gpa, length)).toBe(false);
+    expect(memory.addPieces(gpa, length, [])).toBe(false);
     expect(() => memory.copyOut(gpa, length)).toThrow(GuestAddressError);
   });
 
@@ -174,6 +176,12 @@ describe('pieces', () => {
     ]);
     expect(memory.ranges(highStart + GIB / 2 - 1, 2).map(({ buffer }) => buffer.length)).toEqual([1, 1]);
     expect(memory.ranges(0x1000, 0)).toEqual([]);
+    const pieces: Uint8Array[] = [];
+    expect(memory.addPieces(GIB - 16, 48, pieces)).toBe(true);
+    expect(memory.addPieces(highStart + GIB / 2 - 1, 2, pieces)).toBe(true);
+    expect(memory.addPieces(0x1000, 0, pieces)).toBe(true);
+    expect(pieces.map(({ length }) => length)).toEqual([16, 32, 1, 1]);
+    expect(pieces[0].byteOffset).toBe(GIB - 16);
   });
 
   test('a view is of guest memory itself, and does not cross windows', () => {
