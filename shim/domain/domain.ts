@@ -206,6 +206,7 @@ export class Domain {
         onShutdown: (reason, vcpu) => this.onShutdown(reason, vcpu),
         raisePort: (vcpu, port) => this.mailboxes.raisePort(vcpu, port),
         kick: (vcpu) => this.mailboxes.kick(vcpu),
+        discard: (ranges) => memory.discard(ranges),
         log,
       },
     });
