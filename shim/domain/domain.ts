@@ -57,6 +57,7 @@ import { type Ahead, beginAhead } from './ahead';
 import { applyCpuidSettings, type CpuidSetting, hideByName, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
 import { type DomainInfo, vcpuTimes } from './domain-info';
+import { GuestControl } from './guest-control';
 import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
 import type { TscClock } from './tsc-clock';
@@ -147,6 +148,8 @@ export class Domain {
   /** The Xen side; for statistics, tests and the control socket. */
   readonly xen: XenDomain;
   readonly console: GuestConsole;
+  /** What the guest can be asked through xenstore: to shut down, to take less memory, ... */
+  readonly guest: GuestControl;
   readonly startedAt = Date.now();
   private readonly mailboxes: Mailboxes;
   private readonly vpStop: VpStop;
@@ -256,6 +259,17 @@ export class Domain {
       onlineVcpus: config.vcpus ?? 1,
       store: { port: STORE_PORT, mfn: built.storeMfn },
       console: { port: CONSOLE_PORT, mfn: built.consoleMfn },
+    });
+    this.guest = new GuestControl(this.toolstack, {
+      domid: this.domid,
+      vcpus: layout.nrVps,
+      maxMemoryKiB: total * 4,
+      limitMemory: (kib) => {
+        this.xen.maxPages = kib / 4;
+      },
+      isPaused: () => this.vpStop.state !== 'running',
+      hasEnded: () => this.finished,
+      ended: this.ended,
     });
     let storeNotify = (): void => undefined;
     this.storeRing = new XenstoreRing({
