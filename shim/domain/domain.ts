@@ -61,6 +61,7 @@ import { BlockDevices } from './disks/block-devices';
 import type { GuestDisk } from './disks/guest-disk';
 import { ScratchPages } from './disks/scratch-pages';
 import { type DomainInfo, vcpuTimes } from './domain-info';
+import { GuestControl } from './guest-control';
 import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
 import type { TscClock } from './tsc-clock';
@@ -154,6 +155,8 @@ export class Domain {
   readonly xen: XenDomain;
   readonly console: GuestConsole;
   readonly blocks: BlockDevices;
+  /** What the guest can be asked through xenstore: to shut down, to take less memory, ... */
+  readonly guest: GuestControl;
   readonly startedAt = Date.now();
   private readonly mailboxes: Mailboxes;
   private readonly vpStop: VpStop;
@@ -213,6 +216,7 @@ export class Domain {
         onShutdown: (reason, vcpu) => this.onShutdown(reason, vcpu),
         raisePort: (vcpu, port) => this.mailboxes.raisePort(vcpu, port),
         kick: (vcpu) => this.mailboxes.kick(vcpu),
+        discard: (ranges) => memory.discard(ranges),
         log,
       },
     });
@@ -262,6 +266,17 @@ export class Domain {
       onlineVcpus: config.vcpus ?? 1,
       store: { port: STORE_PORT, mfn: built.storeMfn },
       console: { port: CONSOLE_PORT, mfn: built.consoleMfn },
+    });
+    this.guest = new GuestControl(this.toolstack, {
+      domid: this.domid,
+      vcpus: layout.nrVps,
+      maxMemoryKiB: total * 4,
+      limitMemory: (kib) => {
+        this.xen.maxPages = kib / 4;
+      },
+      isPaused: () => this.vpStop.state !== 'running',
+      hasEnded: () => this.finished,
+      ended: this.ended,
     });
     let storeNotify = (): void => undefined;
     this.storeRing = new XenstoreRing({

@@ -325,3 +325,46 @@ describe('life', () => {
     expect(() => createMemory(2 ** 41)).toThrow('createMemory: 2199023255552 bytes: wanted');
   });
 });
+
+describe('discard', () => {
+  test('gives pages back by guest-physical address, and keeps the memory mapped meanwhile', async () => {
+    memory.fill(highStart, 3 * 4096, 9);
+    memory.fill(lowEnd - 8192, 8192, 9);
+    const discarded = memory.discard([
+      { gpa: highStart + 4096, length: 4096 },
+      { gpa: lowEnd - 4096, length: 4096 },
+    ]);
+    const released = memory.release();
+    await discarded;
+    await released;
+    memory = GuestMemory.create(regions);
+    memory.fill(highStart, 3 * 4096, 9);
+    await memory.discard([{ gpa: highStart + 4096, length: 4096 }]);
+    expect([0, 4096, 8192].map((at) => memory.getU8(highStart + at))).toEqual([9, 0, 9]);
+  });
+
+  test('takes whole pages of one region', async () => {
+    for (const [gpa, length] of [
+      [lowEnd - 4096, 8192],
+      [lowEnd, 4096],
+      [2 ** 50, 4096],
+    ] as const) {
+      await expect(memory.discard([{ gpa, length }])).rejects.toThrow(GuestAddressError);
+    }
+    for (const [gpa, length] of [
+      [1, 4096],
+      [0, 1],
+      [0, 0],
+      [4096, -4096],
+    ] as const) {
+      await expect(memory.discard([{ gpa, length }])).rejects.toThrow('not whole pages');
+    }
+  });
+
+  test('of plain memory clears it', async () => {
+    const plain = GuestMemory.plain([{ gpa: 0, size: 8192 }]);
+    plain.fill(0, 8192, 3);
+    await plain.discard([{ gpa: 4096, length: 4096 }]);
+    expect([plain.getU8(4095), plain.getU8(4096), plain.getU8(8191)]).toEqual([3, 0, 0]);
+  });
+});
