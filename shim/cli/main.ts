@@ -30,6 +30,9 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   console: { summary: "connect to a running guest's console", load: () => import('./console.js') },
   'mem-set': { summary: 'set the memory that a running guest is to have', load: () => import('./mem-set.js') },
   'vcpu-set': { summary: 'set how many virtual processors it is to use', load: () => import('./vcpu-set.js') },
+  'block-attach': { summary: 'give a running guest another disk', load: () => import('./block-attach.js') },
+  'block-detach': { summary: 'take a disk away from a running guest', load: () => import('./block-detach.js') },
+  'block-list': { summary: "list a running guest's disks", load: () => import('./block-list.js') },
   sysrq: { summary: 'send a magic SysRq key to a running guest', load: () => import('./sysrq.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
 };

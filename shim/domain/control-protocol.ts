@@ -17,6 +17,9 @@
  *   unpause      {}, when all of it does again
  *   mem-set      params.mib: memory that the guest is to have, in MiB. {}, when it has been told
  *   vcpu-set     params.vcpus: how many are to be online. {}, when it has been told
+ *   block-attach params.disk: as in xl's disk=; params.directory: where its path is relative to. {}, when it is offered
+ *   block-detach params.device: name or number; params.force: do not wait for the guest. {}, when it is gone
+ *   block-list   BlockInfo[]
  *   sysrq        params.key: one character. {}, when it has been told
  *   console      params.history: whether to begin with what was said before (default true). {}; behind the answer's
  *                newline the connection is the guest's console, bytes both ways, and nothing else any more
@@ -27,6 +30,7 @@
  */
 import type { Stats } from '../translate/stats';
 import type { TraceSummary } from '../translate/trace';
+import type { BlockInfo } from './disks/block-devices';
 import type { DomainEnd } from './domain';
 import type { DomainInfo } from './domain-info';
 import type { ShutdownKind } from './guest-control';
@@ -51,7 +55,7 @@ export type ControlErrorCode =
   | 'not-running'
   /** pause or shutdown of a domain that is not running, unpause of one that is not paused. */
   | 'wrong-state'
-  /** shutdown: the guest has said that it can be asked, and has not acknowledged that it was. */
+  /** shutdown, block-detach: the guest has said that it can be asked, and has not done it. */
   | 'not-acknowledged'
   /** shutdown: the guest has said nothing of that, nor acknowledged. */
   | 'not-listening'
@@ -89,6 +93,9 @@ export interface ControlMethods {
   unpause: { params: Record<string, never>; result: Record<string, never> };
   'mem-set': { params: { mib: number }; result: Record<string, never> };
   'vcpu-set': { params: { vcpus: number }; result: Record<string, never> };
+  'block-attach': { params: { disk: string; directory: string }; result: Record<string, never> };
+  'block-detach': { params: { device: string; force?: boolean }; result: Record<string, never> };
+  'block-list': { params: Record<string, never>; result: readonly BlockInfo[] };
   sysrq: { params: { key: string }; result: Record<string, never> };
   console: { params: { history?: boolean }; result: Record<string, never> };
   'trace-start': { params: { file: string }; result: Record<string, never> };
@@ -106,6 +113,9 @@ export const CONTROL_METHODS: readonly ControlMethod[] = [
   'unpause',
   'mem-set',
   'vcpu-set',
+  'block-attach',
+  'block-detach',
+  'block-list',
   'sysrq',
   'console',
   'trace-start',

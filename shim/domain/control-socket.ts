@@ -7,7 +7,7 @@
  */
 import { chmod, unlink } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
-import { isAbsolute } from 'node:path';
+import { isAbsolute, resolve } from 'node:path';
 import type { Logger } from 'pino';
 import { UsageError } from '../errors';
 import type { Stats } from '../translate/stats';
@@ -34,6 +34,8 @@ import {
   MAX_REQUEST,
   parseLine,
 } from './control-protocol';
+import { BlockDeviceError, type BlockInfo } from './disks/block-devices';
+import { type DiskSpec, parseDiskSpec } from './disks/disk-spec';
 import type { DomainEnd } from './domain';
 import type { DomainInfo } from './domain-info';
 import { ACKNOWLEDGE_MS, type GuestControl, SHUTDOWN_KINDS } from './guest-control';
@@ -43,6 +45,9 @@ export interface ControlTarget {
   readonly guest: Pick<GuestControl, 'paused' | 'requestShutdown' | 'setMemory' | 'setVcpus' | 'sysrq'>;
   readonly console: StreamedConsole;
   readonly ended: Promise<Pick<DomainEnd, 'kind'>>;
+  readonly blocks: { list(): readonly BlockInfo[] };
+  attachDisk(spec: DiskSpec): Promise<void>;
+  detachDisk(device: string, force: boolean): Promise<void>;
   info(): DomainInfo;
   stats(): Stats;
   destroy(): Promise<void>;
@@ -265,6 +270,24 @@ function failure(id: number | string | null, error: unknown): Buffer {
   return encodeLine({ version: CONTROL_VERSION, id, error: { code, message } });
 }
 
+/** A disk whose path may be relative to the client's directory. Throws UsageError. */
+function diskIn(directory: string, text: string): DiskSpec {
+  const { disk } = parseDiskSpec(text, 'block-attach');
+  return disk.path === undefined ? disk : { ...disk, path: resolve(directory, disk.path) };
+}
+
+/** What is wrong with a disk is the client's error. */
+async function asked(run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    if (error instanceof UsageError) throw new ControlError('bad-params', error.message, { cause: error });
+    if (error instanceof BlockDeviceError)
+      throw new ControlError(error.late ? 'not-acknowledged' : 'wrong-state', error.message, { cause: error });
+    throw error;
+  }
+}
+
 function methods(target: ControlTarget, log: Logger | undefined): Methods {
   return {
     info: (): ControlMethods['info']['result'] => target.info(),
@@ -305,6 +328,19 @@ function methods(target: ControlTarget, log: Logger | undefined): Methods {
       target.guest.setVcpus(vcpus as number);
       return {};
     },
+    'block-attach': async ({ disk, directory }) => {
+      if (typeof disk !== 'string' || typeof directory !== 'string' || !isAbsolute(directory))
+        throw new ControlError('bad-params', 'disk: wanted a text; directory: wanted an absolute path');
+      await asked(async () => target.attachDisk(diskIn(directory, disk)));
+      return {};
+    },
+    'block-detach': async ({ device, force = false }) => {
+      if (typeof device !== 'string' || typeof force !== 'boolean')
+        throw new ControlError('bad-params', 'device: wanted a name or number; force: wanted true or false');
+      await asked(() => target.detachDisk(device, force));
+      return {};
+    },
+    'block-list': (): ControlMethods['block-list']['result'] => target.blocks.list(),
     sysrq: ({ key }) => {
       target.guest.sysrq(key as string);
       return {};

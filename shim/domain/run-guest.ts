@@ -13,7 +13,7 @@ import { kernelSymbols } from '../xen/builder/symbols';
 import type { Ahead } from './ahead';
 import { ControlSocket } from './control-socket';
 import { type CrashCapture, captureCrash, formatCrash } from './crash-report';
-import { type GuestDisk, openGuestDisks } from './disks/guest-disk';
+import { GuestDisks } from './disks/guest-disk';
 import { type CrashFacts, Domain, type DomainConfig, type DomainEnd } from './domain';
 import { EXIT, endStatus, SIGNAL_STATUS } from './exit-status';
 import { type CompleteGuestConfig, DEFAULT_ACTIONS, type EndEvent } from './guest-config';
@@ -71,12 +71,7 @@ function traceFile(file: string | undefined, life: number): string | undefined {
   return join(dir, `${name}.${life}${ext}`);
 }
 
-function domainConfig(
-  guest: CompleteGuestConfig,
-  options: RunOptions,
-  disks: readonly GuestDisk[],
-  life: number,
-): DomainConfig {
+function domainConfig(guest: CompleteGuestConfig, options: RunOptions, disks: GuestDisks, life: number): DomainConfig {
   return {
     name: guest.name,
     kernel: guest.kernel,
@@ -115,7 +110,7 @@ interface Life {
 async function live(
   guest: CompleteGuestConfig,
   options: RunOptions,
-  disks: readonly GuestDisk[],
+  disks: GuestDisks,
   log: Logger,
   hooks: RunHooks,
   stopped: Promise<unknown>,
@@ -207,9 +202,9 @@ export async function runGuest(
     return askToPowerOff(running.guest, signal, hooks.notice);
   });
   const timer = options.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), options.timeoutMs);
-  let disks: readonly GuestDisk[] = [];
+  let disks: GuestDisks | undefined;
   try {
-    disks = await openGuestDisks(guest.disks ?? [], guest.snapshot === true, log);
+    disks = await GuestDisks.open(guest.disks ?? [], guest.snapshot === true, log);
     for (let life = 1; ; life++) {
       const { end, capture, stats, ms } = await live(
         guest,
@@ -259,7 +254,6 @@ export async function runGuest(
   } finally {
     if (timer !== undefined) clearTimeout(timer);
     await control?.close();
-    for (const disk of disks)
-      await disk.close().catch((err: unknown) => log.error({ err, disk: disk.spec.vdev.name }, 'closing a disk'));
+    await disks?.close();
   }
 }

@@ -43,7 +43,7 @@ function start(disks: readonly string[], more: readonly string[] = []): { run: X
 let marks = 0;
 
 /** Types a command and resolves with what it printed. */
-async function ask(run: Xenlighten, command: string, ms?: number): Promise<string> {
+async function ask(run: Xenlighten, command: string, ms = 40_000): Promise<string> {
   const n = marks++;
   // The echo of what is typed must not be taken for the answer.
   run.type(`${command}; echo "do""ne-${n} $?"\n`);
@@ -120,6 +120,38 @@ test('a domain that is paused while it writes goes on, and its disk is whole', a
   expect((await run.ended).status).toBe(0);
   const bytes = readFileSync(disk);
   for (let i = 0; i < 300; i++) expect(bytes.toString('latin1', i * 4096, i * 4096 + 4)).toBe(`${i}\n`.padEnd(4, '\0'));
+});
+
+test('a disk is attached and detached while the guest uses it; a mounted one stays until it is unmounted', async () => {
+  const first = image('first.img', 32 * MIB);
+  const second = image('second.img', 32 * MIB);
+  const { run, name } = start([`${first},raw,xvda,w`]);
+  await run.says(/READY/);
+  run.type('(while true; do dd if=/dev/zero of=/dev/xvda bs=64k count=400 oflag=direct; done) 2>/dev/null &\n');
+  for (let round = 0; round < 3; round++) {
+    expect(await xenlighten('block-attach', name, `${second},raw,xvdb,w`)).toMatchObject({ status: 0, stderr: '' });
+    await ask(run, 'while [ ! -b /dev/xvdb ]; do sleep 0.05; done');
+    await ask(run, `echo round ${round} | dd of=/dev/xvdb bs=4k conv=sync,fsync 2>/dev/null`);
+    const list = (await xenlighten('block-list', name)).stdout;
+    expect(list.split('\n')[0]).toMatch(/^Vdev +BE +handle +state +evt-ch +ring-ref +BE-path/);
+    expect(list).toMatch(
+      /^51728 0 +51728 +4 +\d+ +\d+ +\/local\/domain\/0\/backend\/vbd\/1\/51728 +xvdb +w raw +\S+second\.img$/m,
+    );
+    // Under load: reads of the disk that goes, writes to the one that stays.
+    run.type('dd if=/dev/xvdb of=/dev/null bs=4k iflag=direct 2>/dev/null &\n');
+    expect(await xenlighten('block-detach', name, round === 1 ? '51728' : 'xvdb')).toMatchObject({
+      status: 0,
+      stderr: '',
+    });
+    await ask(run, 'while [ -b /dev/xvdb ]; do sleep 0.05; done');
+    expect(readFileSync(second).toString('latin1', 0, 8)).toBe(`round ${round}\n`);
+    expect((await xenlighten('block-list', name)).stdout).not.toContain('xvdb');
+  }
+  expect((await xenlighten('block-attach', name, `${second},raw,xvda,w`)).stderr).toContain('xvda is attached already');
+  expect(await xenlighten('block-attach', name, `${folder}/none.img,raw,xvdb,w`)).toMatchObject({ status: 1 });
+  expect((await xenlighten('block-detach', name, 'xvdq')).stderr).toContain('no disk xvdq: the guest has xvda');
+  run.type('poweroff -f\n');
+  expect((await run.ended).status).toBe(0);
 });
 
 test('a guest that reboots has the same disks again', async () => {

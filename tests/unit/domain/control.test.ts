@@ -20,6 +20,8 @@ import { ControlClient, listDomains } from '../../../shim/domain/control-client'
 import { controlDirectory, socketPath } from '../../../shim/domain/control-directory';
 import { ControlError, MAX_REQUEST } from '../../../shim/domain/control-protocol';
 import { ControlSocket, type ControlTarget } from '../../../shim/domain/control-socket';
+import { BlockDeviceError, type BlockInfo } from '../../../shim/domain/disks/block-devices';
+import type { DiskSpec } from '../../../shim/domain/disks/disk-spec';
 import type { DomainInfo } from '../../../shim/domain/domain-info';
 import { UsageError } from '../../../shim/errors';
 import { collectStats } from '../../../shim/translate/stats';
@@ -63,6 +65,18 @@ class FakeConsole {
   }
 }
 
+const BLOCK: BlockInfo = {
+  id: 51712,
+  vdev: 'xvda',
+  state: 4,
+  eventChannel: 9,
+  ringRef: 8,
+  backPath: '/local/domain/0/backend/vbd/1/51712',
+  file: '/a.img',
+  format: 'raw',
+  readOnly: false,
+};
+
 class FakeDomain implements ControlTarget {
   destroyed = 0;
   tracing: string | undefined;
@@ -83,6 +97,17 @@ class FakeDomain implements ControlTarget {
     sysrq: (key: string) => void this.asked.push(['sysrq', key]),
   };
   readonly console = new FakeConsole();
+  readonly blocks = { list: (): readonly BlockInfo[] => [BLOCK] };
+  /** What attachDisk and detachDisk reject with. */
+  refusal: Error | undefined;
+  attachDisk(spec: DiskSpec): Promise<void> {
+    this.asked.push(['attach', spec.path, spec.vdev.name, spec.readOnly]);
+    return this.refusal === undefined ? Promise.resolve() : Promise.reject(this.refusal);
+  }
+  detachDisk(device: string, force: boolean): Promise<void> {
+    this.asked.push(['detach', device, force]);
+    return this.refusal === undefined ? Promise.resolve() : Promise.reject(this.refusal);
+  }
   constructor(readonly name: string) {}
   info(): DomainInfo {
     return info(this.name);
@@ -516,6 +541,45 @@ describe('requests to the guest', () => {
     const { socket } = await serve('one');
     const line = `{"version":1,"id":1,"method":"${method}","params":${params}}\n`;
     expect(await raw(socket.path, [line])).toMatchObject([{ id: 1, error: { code: 'bad-params', message } }]);
+  });
+
+  test('disks: attached relative to the client’s directory, detached, listed; refusals have codes of their own', async () => {
+    const { domain } = await serve('disks');
+    const client = await ControlClient.connect('disks', { directory });
+    const attach = (disk: string, dir = '/home/a') => client.request('block-attach', { disk, directory: dir });
+    const refused = async (request: Promise<unknown>) => {
+      const { code, message } = (await request.catch((error: unknown) => error)) as ControlError;
+      return [code, message];
+    };
+    expect(await attach('b.img,raw,xvdb,r')).toEqual({});
+    expect(await attach('/c.img,raw,xvdc,w')).toEqual({});
+    expect(await client.request('block-detach', { device: 'xvdb' })).toEqual({});
+    expect(await client.request('block-detach', { device: '51744', force: true })).toEqual({});
+    expect(domain.asked).toEqual([
+      ['attach', '/home/a/b.img', 'xvdb', true],
+      ['attach', '/c.img', 'xvdc', false],
+      ['detach', 'xvdb', false],
+      ['detach', '51744', true],
+    ]);
+    expect(await client.request('block-list')).toEqual([BLOCK]);
+    expect(await refused(attach('b.img,raw,vdb,r'))).toEqual(['bad-params', expect.stringContaining('unknown vdev')]);
+    expect(await refused(attach('b.img,raw,xvdb,r', 'here'))).toEqual([
+      'bad-params',
+      expect.stringContaining('absolute'),
+    ]);
+    domain.refusal = new UsageError('in use', { file: '/b.img', found: 'a lock', wanted: 'none' });
+    expect(await refused(attach('b.img,raw,xvdb,r'))).toEqual([
+      'bad-params',
+      expect.stringContaining('/b.img: in use'),
+    ]);
+    domain.refusal = new BlockDeviceError('xvdb is attached already');
+    expect(await refused(attach('b.img,raw,xvdb,r'))).toEqual(['wrong-state', 'disks: xvdb is attached already']);
+    domain.refusal = new BlockDeviceError('it may be mounted', true);
+    expect(await refused(client.request('block-detach', { device: 'xvdb' }))).toEqual([
+      'not-acknowledged',
+      'disks: it may be mounted',
+    ]);
+    client.close();
   });
 
   test('whoever waits for the end is told before the connection ends', async () => {
