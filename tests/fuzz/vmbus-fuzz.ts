@@ -365,6 +365,7 @@ async function fuzzEcho(run: Run): Promise<void> {
   const vsp: Vsp = {
     offer: { interfaceType: '', instanceId: '', flags: 0, subChannelIndex: 0 },
     open(opened) {
+      channel = opened;
       return {
         onPacket: (packet) => {
           result.accepted.rings++;
