@@ -1,5 +1,5 @@
 /**
- * The ring transport with everything late: signals in both directions, answers of the device, and a guest that now and then
+ * The ring transport with everything late, or too early: signals in both directions, answers of the device, and a guest that now and then
  * does something else. Rings are small, so that both are full most of the time. Each request must be answered, once and in
  * the end; a wake-up that is lost shows as a stand-still.
  */
@@ -21,8 +21,19 @@ function late(random: Random, act: () => void): void {
   else setImmediate(hop);
 }
 
-async function stress(seed: number): Promise<{ answers: number[]; problems: string[]; broken: string | undefined }> {
+interface Outcome {
+  /** What the device got, and what the guest got back. */
+  readonly asked: number[];
+  readonly answers: number[];
+  readonly problems: string[];
+  readonly broken: string | undefined;
+}
+
+/** `wanted`: requests want answers; without, only signals of space bring the guest on. `prompt`: signals are not late. */
+async function stress(seed: number, { wanted = true, prompt = false } = {}): Promise<Outcome> {
   const random = new Random(seed);
+  const signal = (act: () => void): void => (prompt ? act() : late(random, act));
+  const asked: number[] = [];
   const up = 2 + random.below(3);
   const down = 2 + random.below(3);
   const memory = testMemory();
@@ -40,6 +51,8 @@ async function stress(seed: number): Promise<{ answers: number[]; problems: stri
       channel = opened;
       return {
         onPacket: ({ transactionId, payload }) => {
+          asked.push(Number(transactionId));
+          if (!wanted) return;
           const answer = (): void => channel?.complete(transactionId, payload);
           if (own > 0 && random.oneIn(own)) channel?.send(Buffer.alloc(random.below(300)), 1n << 40n);
           if (random.oneIn(3)) answer();
@@ -53,31 +66,49 @@ async function stress(seed: number): Promise<{ answers: number[]; problems: stri
     memory,
     range: vsc.range,
     downstreamOffset: up,
-    signalGuest: () => late(random, () => vsc.interrupt()),
+    signalGuest: () => signal(() => vsc.interrupt()),
     onProblem: (why) => problems.push(why),
   }) as RingChannel;
-  vsc.signalHost = () => late(random, () => ring.signal());
+  vsc.signalHost = () => signal(() => ring.signal());
   ring.start();
   const size = random.pick([40, 400, 1500]);
   for (let sent = 0; sent < REQUESTS; ) {
     for (let n = random.below(40); n > 0 && sent < REQUESTS; n--) {
-      vsc.send(inband(Buffer.alloc(random.below(size), 1), BigInt(sent++)));
+      vsc.send(inband(Buffer.alloc(random.below(size), 1), BigInt(sent++), wanted));
     }
     await new Promise((resolve) => setImmediate(resolve));
   }
   const answered = (): number[] => vsc.received.map((r) => Number(r.transactionId)).filter((id) => id < REQUESTS);
   // Nothing is sent any more. As long as something still happens, wait; signals under way take a few turns.
-  for (let idle = 0, before = -1; idle < 50; idle = vsc.received.length === before ? idle + 1 : 0) {
-    before = vsc.received.length;
+  const happened = (): number => vsc.received.length + asked.length;
+  for (let idle = 0, before = -1; idle < 50; idle = happened() === before ? idle + 1 : 0) {
+    before = happened();
     await new Promise((resolve) => setImmediate(resolve));
   }
   const answers = answered();
   await ring.close();
-  return { answers, problems, broken: ring.broken };
+  return { asked, answers, problems, broken: ring.broken };
 }
 
-test.each(Array.from({ length: 24 }, (_, i) => i + 1))('everything is late, seed %d', async (seed) => {
-  const { answers, problems, broken } = await stress(seed);
+const ALL = Array.from({ length: REQUESTS }, (_, i) => i);
+const SEEDS = Array.from({ length: 12 }, (_, i) => i + 1);
+
+test.each(SEEDS)('everything is late, seed %d', async (seed) => {
+  const { asked, answers, problems, broken } = await stress(seed);
   expect([problems, broken]).toEqual([[], undefined]);
-  expect(answers.sort((a, b) => a - b)).toEqual(Array.from({ length: REQUESTS }, (_, i) => i));
+  expect(asked).toEqual(ALL);
+  expect(answers.sort((a, b) => a - b)).toEqual(ALL);
+});
+
+test.each(SEEDS)('nothing is answered: only signals of space bring the guest on, seed %d', async (seed) => {
+  const { asked, problems } = await stress(seed, { wanted: false });
+  expect(problems).toEqual([]);
+  expect(asked).toEqual(ALL);
+});
+
+test.each(SEEDS)('signals come in the middle of what they answer, seed %d', async (seed) => {
+  const { asked, answers, problems } = await stress(seed, { prompt: true });
+  expect(problems).toEqual([]);
+  expect(asked).toEqual(ALL);
+  expect(answers.sort((a, b) => a - b)).toEqual(ALL);
 });
