@@ -41,6 +41,8 @@ export interface VmbusFuzzResult {
   cases: number;
   /** Cases that got past the first check, by kind. */
   accepted: Record<'messages' | 'packets' | 'rings' | 'services', number>;
+  /** Packets that guests got from rings. */
+  answers: number;
   /** Channels that broke, as they should. */
   broken: number;
   slowest: number;
@@ -326,7 +328,7 @@ async function fuzzRings(run: Run, vsp: Vsp, send: () => PacketParts): Promise<v
       timed('a signal', () => opened.signal());
       if (interrupted && !random.oneIn(4)) {
         interrupted = false;
-        for (let n = 0; n < 200 && reader.read() !== undefined; n++);
+        for (let n = 0; n < 200 && reader.read() !== undefined; n++) result.answers++;
         reader.commit();
         reader.finish();
         timed('a signal', () => opened.signal());
@@ -414,7 +416,7 @@ async function fuzzServices(run: Run): Promise<void> {
 /** Runs until the time is over. Resolves with what was found; never rejects. */
 export async function fuzzVmbus(options: VmbusFuzzOptions): Promise<VmbusFuzzResult> {
   const accepted = { messages: 0, packets: 0, rings: 0, services: 0 };
-  const result: VmbusFuzzResult = { runs: 0, cases: 0, accepted, broken: 0, slowest: 0, problems: [] };
+  const result: VmbusFuzzResult = { runs: 0, cases: 0, accepted, answers: 0, broken: 0, slowest: 0, problems: [] };
   let seed = options.seed;
   const problem = (text: string): void => {
     if (result.problems.length < 20) result.problems.push(`seed ${seed}: ${text}`);
