@@ -3,6 +3,8 @@
  * The xenlighten command. Each command is one file beside this one that exports its declaration and a run function;
  * loading them only when they are asked for keeps `--help` fast.
  */
+import { closeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { EXIT } from '../domain/exit-status';
 import { UsageError } from '../errors';
 import { packageRoot } from '../partition/native-files';
@@ -87,6 +89,13 @@ async function main(argv: readonly string[]): Promise<number> {
   return command.run(parseArguments(command.declaration, rest));
 }
 
+const terminals = [0, 1, 2].filter((fd) => isatty(fd));
+
+/** Node.js puts the settings of its terminals back when it exits, and aborts if one has gone away meanwhile (SIGHUP). */
+function dropLostTerminals(): void {
+  for (const fd of terminals) if (!isatty(fd)) closeSync(fd);
+}
+
 main(process.argv.slice(2))
   .catch((error: unknown) => {
     if (error instanceof UsageError) {
@@ -100,5 +109,6 @@ main(process.argv.slice(2))
   })
   .then((status) => {
     // Not when the event loop runs dry: stdin may keep it alive.
+    dropLostTerminals();
     process.exit(status);
   });
