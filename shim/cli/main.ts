@@ -31,6 +31,7 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   destroy: { summary: 'end a running guest at once', load: () => import('./destroy.js') },
   console: { summary: "connect to a running guest's console", load: () => import('./console.js') },
   'mem-set': { summary: 'set the memory that a running guest is to have', load: () => import('./mem-set.js') },
+  'mem-max': { summary: 'set the memory that a running guest may have', load: () => import('./mem-max.js') },
   'vcpu-set': { summary: 'set how many virtual processors it is to use', load: () => import('./vcpu-set.js') },
   'block-attach': { summary: 'give a running guest another disk', load: () => import('./block-attach.js') },
   'block-detach': { summary: 'take a disk away from a running guest', load: () => import('./block-detach.js') },

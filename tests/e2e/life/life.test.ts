@@ -97,6 +97,11 @@ test('console, list, sysrq, vcpu-set, mem-set; reboot starts it again, with its 
     stderr: `xenlighten: ${name}: cannot set the memory to 193 MiB: wanted at most 192 MiB (maxmem of the guest)\n`,
   });
 
+  expect(await xenlighten('mem-max', name, '191')).toMatchObject({
+    status: 1,
+    stderr: `xenlighten: ${name}: cannot set the maximum to 191 MiB: wanted 192 (what the guest is to have) to 192 MiB (maxmem of its configuration)\n`,
+  });
+
   expect(await xenlighten('pause', name)).toMatchObject({ status: 0 });
   expect(await xenlighten('shutdown', name)).toMatchObject({
     status: 1,
