@@ -35,7 +35,9 @@ export class CutFile implements ImageFile {
   private sure: Uint8Array<ArrayBuffer>;
   size: number;
   private sureSize: number;
-  private changes: Change[] = [];
+  private readonly changes: Change[] = [];
+  /** Changes since the beginning. */
+  private made = 0;
   private dead = false;
   private closed = false;
   private failedFlush: DiskError | undefined;
@@ -43,6 +45,9 @@ export class CutFile implements ImageFile {
   flushes = 0;
   /** Returns the error that a request is to end with. */
   inject: ((operation: Operation, offset: number, length: number) => DiskError | undefined) | undefined;
+
+  /** Told of every write when it can be read, before it ends. */
+  onWrite: ((offset: number) => void) | undefined;
 
   constructor(
     readonly path: string,
@@ -78,6 +83,8 @@ export class CutFile implements ImageFile {
     this.now.set(data, offset);
     this.size = Math.max(this.size, offset + data.length);
     this.changes.push({ offset, data });
+    this.made++;
+    this.onWrite?.(offset);
   }
 
   read(offset: number, buffers: Buffers): Promise<void> {
@@ -102,14 +109,12 @@ export class CutFile implements ImageFile {
     if (this.readOnly) return;
     if (this.failedFlush !== undefined) throw this.failedFlush;
     this.flushes++;
-    const covered = this.changes.length;
-    const list = this.changes;
+    const covered = this.made;
     try {
       await this.request('flush', 0, 0, () => {
-        // Another flush may have taken them.
-        if (list !== this.changes) return;
-        for (const { offset, data } of list.slice(0, covered)) this.toMedium(offset, data);
-        this.changes = list.slice(covered);
+        // Another flush may have taken some of them.
+        const count = Math.max(0, this.changes.length - (this.made - covered));
+        for (const { offset, data } of this.changes.splice(0, count)) this.toMedium(offset, data);
       });
     } catch (error) {
       this.failedFlush = error as DiskError;
