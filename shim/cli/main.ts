@@ -26,6 +26,7 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   unpause: { summary: 'let a paused guest go on', load: () => import('./unpause.js') },
   destroy: { summary: 'end a running guest at once', load: () => import('./destroy.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
+  image: { summary: 'make, convert, describe and check disk images', load: () => import('./image.js') },
 };
 
 function help(): string {

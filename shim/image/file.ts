@@ -250,6 +250,8 @@ export interface OpenFileOptions {
   readonly readOnly: boolean;
   /** Nothing but regular files: for names that come out of an image. */
   readonly regularOnly?: boolean;
+  /** To look at an image that a guest may be using: no lock, and what is read may be half changed. Only with readOnly. */
+  readonly unlocked?: boolean;
 }
 
 const open = promisify(fs.open);
@@ -344,7 +346,7 @@ export async function openImageFile(path: string, options: OpenFileOptions): Pro
     if (!stats.isFile() && (!isDevice || options.regularOnly === true)) {
       throw new UsageError('not a disk image', { file: path, found: kindOfFile(stats), wanted: WANTED });
     }
-    lock(path, fd, readOnly);
+    if (!(readOnly && options.unlocked === true)) lock(path, fd, readOnly);
     // Again, now that nobody else changes it.
     let { size } = await fstat(fd);
     let blockSize: number | undefined = 4096;
