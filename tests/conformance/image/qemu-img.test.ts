@@ -27,9 +27,16 @@ afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
 const at = (name: string): string => path.join(folder, name);
 const qemu = (...args: string[]): string => execFileSync('qemu-img', args, { encoding: 'utf8' });
 
-/** QEMU's own comparison of contents and size. */
-const same = (a: string, formatA: string, b: string, formatB: string): void =>
-  void expect(qemu('compare', '-s', '-f', formatA, '-F', formatB, a, b)).toContain('Images are identical');
+/** QEMU's own comparison of contents, and the sizes that it sees. (Its strict mode compares holes as well.) */
+function same(a: string, formatA: string, b: string, formatB: string): void {
+  expect(qemu('compare', '-f', formatA, '-F', formatB, a, b)).toBe('Images are identical.\n');
+  expect(virtualSize(a, formatA)).toBe(virtualSize(b, formatB));
+}
+
+function virtualSize(file: string, format: string): number {
+  const info = JSON.parse(qemu('info', '--output=json', '-f', format, file)) as { 'virtual-size': number };
+  return info['virtual-size'];
+}
 
 function hash(file: string, size = fs.statSync(file).size): string {
   const digest = createHash('sha256');
@@ -81,7 +88,6 @@ describe.each(SIZES)('a disk of %i bytes', (size) => {
     const raw = makeRaw('source.raw', size, size % 1000);
     const vhd = at('ours.vhd');
     await convert(raw, vhd, type);
-    expect(JSON.parse(qemu('info', '--output=json', '-f', 'vpc', vhd))['virtual-size']).toBe(size);
     same(raw, 'raw', vhd, 'vpc');
     qemu('convert', '-f', 'vpc', '-O', 'raw', vhd, at('back.raw'));
     expect(hash(at('back.raw'))).toBe(hash(raw));
@@ -102,7 +108,7 @@ describe.each(SIZES)('a disk of %i bytes', (size) => {
 
 testIf('a VHD that QEMU rounded to a geometry has the same size here', async () => {
   qemu('create', '-f', 'vpc', at('rounded.vhd'), '100M');
-  const size = JSON.parse(qemu('info', '--output=json', at('rounded.vhd')))['virtual-size'];
+  const size = virtualSize(at('rounded.vhd'), 'vpc');
   const info = await imageInfo(at('rounded.vhd'), 'auto');
   expect(info.size).toBe(size);
   expect(size).toBeGreaterThan(100 << 20);
@@ -131,9 +137,12 @@ testIf('what we write into a VHD of QEMU, QEMU reads, and goes on writing', asyn
     await disk.close();
     await twin.close();
     same(raw, 'raw', vhd, 'vpc');
-    const text = spawnSync('qemu-io', ['-f', 'vpc', '-c', `write -P ${17 + round} ${round * 11}M 3k`, vhd]);
-    if (text.status !== 0) continue;
-    execFileSync('qemu-io', ['-f', 'raw', '-c', `write -P ${17 + round} ${round * 11}M 3k`, raw]);
+    for (const [format, file] of [
+      ['vpc', vhd],
+      ['raw', raw],
+    ] as const) {
+      execFileSync('qemu-io', ['-f', format, '-c', `write -P ${17 + round} ${round * 11}M 3k`, file]);
+    }
   }
   await convert(vhd, at('both.back.raw'));
   expect(hash(at('both.back.raw'))).toBe(hash(raw));
