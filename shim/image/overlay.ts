@@ -139,8 +139,7 @@ export class OverlayDisk implements OpenedDisk {
 
 /** A file without a name, on the host's disk rather than in memory. `directory`: TMPDIR, or /var/tmp. */
 export async function anonymousFile(directory?: string): Promise<ImageFile> {
-  const onDisk = process.platform === 'win32' ? tmpdir() : '/var/tmp';
-  const folder = directory ?? process.env['TMPDIR'] ?? (fs.existsSync(onDisk) ? onDisk : tmpdir());
+  const folder = directory ?? process.env['TMPDIR'] ?? (process.platform === 'win32' ? tmpdir() : '/var/tmp');
   const name = path.join(folder, `xenlighten-${randomBytes(12).toString('hex')}`);
   const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
   const fd = await new Promise<number>((resolve, reject) => {

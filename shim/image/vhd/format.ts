@@ -119,7 +119,7 @@ export interface DynamicHeader {
   readonly maxTableEntries: number;
   readonly blockSize: number;
   readonly parentUniqueId: Uint8Array;
-  /** Seconds since 1970: when the parent's file was last written to. */
+  /** Seconds since 1970: when the parent's file was last written to; 0: the file does not say. */
   readonly parentTimestamp: number;
   /** The parent's file name, without a folder. */
   readonly parentName: string;
@@ -251,12 +251,13 @@ export function decodeHeader(bytes: Uint8Array): DynamicHeader | Wrong {
       dataOffset: getU64(view, at + LOCATOR.dataOffset),
     });
   }
+  const said = view.getUint32(HEADER.parentTimestamp);
   return {
     tableOffset,
     maxTableEntries: view.getUint32(HEADER.maxTableEntries),
     blockSize,
     parentUniqueId: bytes.slice(HEADER.parentUniqueId, HEADER.parentUniqueId + 16),
-    parentTimestamp: view.getUint32(HEADER.parentTimestamp) + EPOCH_S,
+    parentTimestamp: said === 0 ? 0 : said + EPOCH_S,
     parentName: decodeUtf16Be(bytes.subarray(HEADER.parentName, HEADER.parentName + HEADER.parentNameLength)),
     locators,
   };

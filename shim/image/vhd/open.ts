@@ -20,27 +20,24 @@ const MAX_CHAIN = 64;
 
 /** How parents are found; replaced in tests. */
 export interface ParentFiles {
-  /** Opens a regular file for reading; undefined when there is none. */
-  open(path: string): Promise<ImageFile | undefined>;
-  /** The same for all names of one file. */
-  identity(path: string): Promise<string>;
+  /** The same for all names of one file; undefined when there is none. */
+  identity(path: string): Promise<string | undefined>;
+  /** Opens a regular file for reading. */
+  open(path: string): Promise<ImageFile>;
   /** When its content last changed, in seconds since 1970. */
   modified(path: string): Promise<number>;
 }
 
 export const hostParents: ParentFiles = {
-  async open(path) {
+  async identity(path) {
     try {
-      await fs.promises.access(path, fs.constants.F_OK);
+      const { dev, ino } = await fs.promises.stat(path, { bigint: true });
+      return `${dev}:${ino}`;
     } catch {
       return undefined;
     }
-    return openImageFile(path, { readOnly: true, regularOnly: true });
   },
-  async identity(path) {
-    const { dev, ino } = await fs.promises.stat(path, { bigint: true });
-    return `${dev}:${ino}`;
-  },
+  open: (path) => openImageFile(path, { readOnly: true, regularOnly: true }),
   async modified(path) {
     return Math.floor((await fs.promises.stat(path)).mtimeMs / 1000);
   },
@@ -50,7 +47,7 @@ export interface OpenVhdOptions {
   readonly logicalSectorSize: LogicalSectorSize;
   readonly parents?: ParentFiles;
   /** Identities of the files that lead here. */
-  readonly chain?: readonly string[];
+  readonly chain?: readonly (string | undefined)[];
 }
 
 const aboutBlocks = (problem: VhdProblem): boolean => problem.kind.startsWith('block-');
@@ -85,24 +82,21 @@ async function openParent(
   const candidates = await parentCandidates(file, header);
   const met: string[] = [];
   for (const candidate of candidates) {
-    const opened = await parents.open(candidate);
-    if (opened === undefined) {
+    const identity = await parents.identity(candidate);
+    if (identity === undefined) {
       met.push(`no file ${candidate}`);
       continue;
     }
+    if (chain.includes(identity)) {
+      const found = `${candidate}, which leads back to it`;
+      throw new UsageError('unusable parent', { file: file.path, found, wanted });
+    }
+    if (chain.length >= MAX_CHAIN) {
+      const found = `more than ${MAX_CHAIN} images, each the parent of the one before`;
+      throw new UsageError('unusable parent', { file: file.path, found, wanted: `at most ${MAX_CHAIN}` });
+    }
+    const opened = await parents.open(candidate);
     try {
-      const identity = await parents.identity(candidate);
-      if (chain.includes(identity)) {
-        throw new UsageError('unusable parent', {
-          file: file.path,
-          found: `${candidate}, which leads back to it`,
-          wanted,
-        });
-      }
-      if (chain.length >= MAX_CHAIN) {
-        const found = `more than ${MAX_CHAIN} images, each the parent of the one before`;
-        throw new UsageError('unusable parent', { file: file.path, found, wanted: `at most ${MAX_CHAIN}` });
-      }
       const parentLayout = await readLayout(opened);
       if (!sameId(parentLayout.footer.uniqueId, header.parentUniqueId)) {
         met.push(`${candidate} with id ${idText(parentLayout.footer.uniqueId)}`);
@@ -110,7 +104,7 @@ async function openParent(
         continue;
       }
       const modified = await parents.modified(candidate);
-      if (modified > header.parentTimestamp) {
+      if (header.parentTimestamp > 0 && modified > header.parentTimestamp) {
         const [then, now] = [header.parentTimestamp, modified].map((s) => new Date(s * 1000).toISOString());
         warnings.push(
           `the parent ${candidate} may have been changed: it was written to at ${now}, and at ${then} when this disk was made`,

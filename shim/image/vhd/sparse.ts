@@ -217,10 +217,11 @@ export class SparseVhd implements OpenedDisk {
   }
 
   private async writePart(block: number, start: number, buffers: Buffers): Promise<void> {
+    // Whoever never flushes must not fill our memory with what a flush would write.
+    if (this.known[block] !== FULL && this.bitmaps.dirtyBytes > MOST_DIRTY) await this.flushes.run();
     if (this.bat[block] === BAT_UNUSED) await this.append(block);
     const entry = this.bat[block] as number;
     if (entry === BAT_BAD) throw this.corrupt(block);
-    if (this.known[block] !== FULL && this.bitmaps.dirtyBytes > MOST_DIRTY) await this.flushes.run();
     await this.file.write(this.dataAt(entry) + start, buffers);
     if (this.known[block] === FULL) return;
     // Only now: until here the sectors are what they were before, to readers and after a power cut.

@@ -2,7 +2,9 @@
 import fc from 'fast-check';
 import { DiskError } from '../../../shim/image/disk';
 import { OverlayDisk } from '../../../shim/image/overlay';
+import { createVhd } from '../../../shim/image/vhd/create';
 import { readLayout } from '../../../shim/image/vhd/layout';
+import { openVhd } from '../../../shim/image/vhd/open';
 import { Random } from '../../fuzz/random';
 import { CutFile } from './cut-file';
 import { exercise, readAll, SECTOR, SectorModel } from './exercise';
@@ -144,5 +146,19 @@ test('a write that fails while its block is appended leaves no room behind', asy
   const { size } = small.file;
   await disk.write(0, [new Uint8Array(SECTOR)]);
   expect(small.file.size - size).toBeLessThan(20_000);
+  await disk.close();
+});
+
+test('a guest that never flushes does not fill our memory with what a flush would write', async () => {
+  const file = new CutFile('/large.vhd', new Random(1));
+  const blockSize = 4096;
+  await createVhd(file, { type: 'dynamic', size: 9000 * blockSize, path: file.path, blockSize });
+  const disk = await openVhd(file, { logicalSectorSize: 512 });
+  const { flushes } = file;
+  const sector = [new Uint8Array(SECTOR).fill(1)];
+  for (let block = 0; block < 8000; block++) await disk.write(block * blockSize, sector);
+  expect(file.flushes).toBe(flushes);
+  for (let block = 8000; block < 9000; block++) await disk.write(block * blockSize, sector);
+  expect(file.flushes).toBeGreaterThan(flushes);
   await disk.close();
 });

@@ -23,15 +23,13 @@ export class MemoryParents implements ParentFiles {
 
   constructor(private readonly random: Random) {}
 
-  async open(path: string): Promise<CutFile | undefined> {
-    const content = this.files.get(path);
-    if (content === undefined) return undefined;
-    const file = new CutFile(path, this.random, content);
+  async open(path: string): Promise<CutFile> {
+    const file = new CutFile(path, this.random, this.files.get(path));
     file.readOnly = true;
     return file;
   }
-  async identity(path: string): Promise<string> {
-    return path;
+  async identity(path: string): Promise<string | undefined> {
+    return this.files.has(path) ? path : undefined;
   }
   async modified(path: string): Promise<number> {
     return this.times.get(path) ?? 0;
@@ -78,7 +76,7 @@ export async function makeSmallDisk(kind: Kind, random: Random): Promise<SmallDi
       size,
       path: file.path,
       blockSize: BLOCK,
-      parent: { path: PARENT, footer, modified: 0 },
+      parent: { path: PARENT, footer, modified: 1_500_000_000 },
     });
   }
   await file.flush();
