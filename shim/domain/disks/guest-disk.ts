@@ -30,6 +30,7 @@ export class GuestDisk {
             readOnly: spec.readOnly,
             snapshot: snapshot && !spec.readOnly,
           });
+    for (const warning of image?.warnings ?? []) log.warn({ disk: spec.vdev.name, file: spec.path }, warning);
     const told = new Set<string>();
     const onDiskError = (error: Error): void => {
       // What the guest provokes must not fill a disk: each cause once.
