@@ -61,11 +61,14 @@ export class Xenlighten {
     this.child.kill(signal);
   }
 
-  /** Resolves with the match once the console has said it. Rejects when the process ends before, or after `ms`. */
-  async says(wanted: RegExp, ms = 90_000): Promise<RegExpExecArray> {
+  /**
+   * Resolves with the match once the console has said it, not before its character `from`. Rejects when the process ends
+   * before, or after `ms`.
+   */
+  async says(wanted: RegExp, ms = 90_000, from = 0): Promise<RegExpExecArray> {
     const deadline = Date.now() + ms;
     for (;;) {
-      const match = wanted.exec(this.stdout);
+      const match = wanted.exec(from === 0 ? this.stdout : this.stdout.slice(from));
       if (match !== null) return match;
       if (this.gone !== undefined || Date.now() >= deadline) {
         const why = this.gone === undefined ? `not within ${ms} ms` : `ended with ${JSON.stringify(this.gone)}`;
