@@ -186,7 +186,7 @@ export function writePage(directory) {
   const lines = [
     '# Benchmarks',
     '',
-    'Made by `npm run bench` and, its last part, by `npm run bench:lab`; do not edit. Raw results, and later runs of some of the machines: bench/results.',
+    'Made by `npm run bench` and, its last part, by `npm run bench:lab`; do not edit. Raw results: bench/results.',
     '',
     ...(emulated === undefined ? [] : section(emulated, emulated.summary, emulated.instructions)),
     ...(lab === undefined ? [] : labSection(lab, emulated?.summary)),

@@ -5,6 +5,7 @@
 export * from './cpuid';
 export * from './flush';
 export * from './hypercall';
+export * from './ic';
 export * from './ipi';
 export * from './msr';
 export * from './port';
@@ -12,7 +13,9 @@ export * from './reference-tsc';
 export * from './start-vp';
 export * from './status';
 export * from './stimer';
+export * from './storvsp';
 export * from './synic';
+export * from './vmbus';
 export * from './vp-assist';
 export * from './vp-registers';
 export * from './vpset';

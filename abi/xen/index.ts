@@ -3,6 +3,7 @@
  * concept; scripts/gen-headers turns what this module exports into native/include/abi/xen.h.
  */
 export * from './address-space';
+export * from './blkif';
 export * from './callback';
 export * from './console-io';
 export * from './console-ring';
@@ -27,6 +28,7 @@ export * from './nmi';
 export * from './physdev';
 export * from './pmu';
 export * from './pvclock';
+export * from './ring';
 export * from './runstate';
 export * from './sched';
 export * from './segment-base';

@@ -1,131 +1,23 @@
 /*
- * Frames for the guest: exceptions, upcalls, system calls, NMI, HYPERVISOR_iret, and the tail through which every
- * return to the guest goes (xen-pv-abi.md sections 4.6 to 4.9).
- *
- * In guest ring 1 the kernel really runs on TRAP_SEL_CS1/SS1; frames show it the selectors that Xen would.
+ * Frames for the guest: exceptions, upcalls, NMI, and the tail through which every return to the guest goes
+ * (xen-pv-abi.md sections 4.6 to 4.9). System calls and HYPERVISOR_iret: syscall.c.
  */
-#include "trap.h"
-
-static u64 kernel_cs(void)
-{
-    return guest_ring1() ? TRAP_SEL_CS1 : FLAT_KERNEL_CS64;
-}
-static u64 kernel_ss(void)
-{
-    return guest_ring1() ? TRAP_SEL_SS1 : FLAT_KERNEL_SS64;
-}
-
-static inline __attribute__((always_inline)) void toggle_mode(struct vp *vp)
-{
-    __asm__ volatile("swapgs" : : : "memory");
-    vp->s->user_mode = !vp->s->user_mode;
-    count_misc(vp, TRAP_COUNT_TOGGLE);
-    if (!guest_ring1())
-        mm_load_roots(vp);
-}
+#include "bounce.h"
 
 void toggle_guest_mode(struct vp *vp)
 {
-    toggle_mode(vp);
+    set_mode(vp, guest_is_kernel(vp), guest_ring1());
 }
 
-/* RFLAGS as the guest may see them: IF is the (inverted) event mask, IOPL the virtual one if it asked for that. */
-static u64 shown_rflags(struct vp *vp, u64 rflags)
-{
-    rflags &= ~(EFLAGS_IF | EFLAGS_IOPL);
-    if (!READ_ONCE(vp->vi->evtchn_upcall_mask))
-        rflags |= EFLAGS_IF;
-    if (dom->vm_assist & (1u << VMASST_TYPE_architectural_iopl))
-        rflags |= (u64)vp->s->iopl << 12;
-    return rflags;
-}
-
-/*
- * Copies `n` quadwords to or from the guest; n is a constant. False: fault. Unrolled, because under TCG a REP prefix
- * costs more than all these moves, and inline, because a return is a look-up there.
- */
-#define COPY_QUADS(dst, src, n)                                                                                        \
-    ({                                                                                                                 \
-        u32 fault_;                                                                                                    \
-        u64 quad_;                                                                                                     \
-        __asm__ volatile("xor %k0, %k0\n"                                                                              \
-                         ".set copy_at, 0\n"                                                                           \
-                         ".rept %c4\n"                                                                                 \
-                         "1: mov copy_at(%2), %1\n"                                                                    \
-                         "2: mov %1, copy_at(%3)\n"                                                                    \
-                         ".pushsection .ex_table, \"a\", @progbits\n"                                                  \
-                         ".balign 8\n"                                                                                 \
-                         ".quad 1b, 4f, 2b, 4f\n"                                                                      \
-                         ".popsection\n"                                                                               \
-                         ".set copy_at, copy_at + 8\n"                                                                 \
-                         ".endr\n"                                                                                     \
-                         "3:\n"                                                                                        \
-                         ".pushsection .text.fixup, \"ax\", @progbits\n"                                               \
-                         "4: mov $1, %k0\n"                                                                            \
-                         "jmp 3b\n"                                                                                    \
-                         ".popsection"                                                                                 \
-                         : "=&r"(fault_), "=&r"(quad_)                                                                 \
-                         : "r"(src), "r"(dst), "i"(n)                                                                  \
-                         : "memory", "cc");                                                                            \
-        likely(!fault_);                                                                                               \
-    })
-
-static _Noreturn __attribute__((noinline)) void bad_stack(struct vp *vp, u64 handler, u64 sp)
+_Noreturn __attribute__((noinline)) void bad_stack(struct vp *vp, u64 handler, u64 sp)
 {
     domain_crash(vp, TRAP_CRASH_BAD_STACK, "cannot store the frame for handler %lx on the guest stack at %lx", handler,
                  sp);
 }
 
-/* create_bounce proper: every caller gets a copy of its own, with the constants of its bounce folded in. */
-static inline __attribute__((always_inline)) void bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b)
-{
-    u64 cs = regs->cs & 0xffff, ss = regs->ss & 0xffff, sp;
-    u8 mask = READ_ONCE(vp->vi->evtchn_upcall_mask);
-
-    count_misc(vp, TRAP_COUNT_BOUNCE);
-    if (!b->handler)
-        domain_crash(vp, TRAP_CRASH_NULL_HANDLER, "no handler to bounce to");
-    if (guest_is_kernel(vp)) {
-        if (cs == TRAP_SEL_CS1)
-            cs = FLAT_KERNEL_CS64;
-        if (ss == TRAP_SEL_SS1)
-            ss = FLAT_KERNEL_SS64;
-        cs &= ~3ul;
-        sp = regs->rsp;
-    } else {
-        toggle_mode(vp);
-        sp = vp->s->kernel_sp;
-    }
-    sp &= ~15ul;
-
-    cs |= (u64)mask << 32;
-    u64 rflags = shown_rflags(vp, regs->rflags);
-    if (b->has_error) {
-        u64 frame[8] = {regs->rcx, regs->r11, b->error_code, regs->rip, cs, rflags, regs->rsp, ss};
-        sp -= sizeof(frame);
-        if (!guest_range_ok(sp, sizeof(frame)) || !COPY_QUADS(sp, frame, 8))
-            bad_stack(vp, b->handler, sp);
-    } else {
-        u64 frame[7] = {regs->rcx, regs->r11, regs->rip, cs, rflags, regs->rsp, ss};
-        sp -= sizeof(frame);
-        if (!guest_range_ok(sp, sizeof(frame)) || !COPY_QUADS(sp, frame, 7))
-            bad_stack(vp, b->handler, sp);
-    }
-    if (b->mask_events)
-        WRITE_ONCE(vp->vi->evtchn_upcall_mask, mask | 1); /* a guest may keep other bits there */
-
-    regs->rip = b->handler;
-    regs->cs = kernel_cs();
-    regs->rflags = (regs->rflags & ~(EFLAGS_AC | EFLAGS_VM | EFLAGS_RF | EFLAGS_NT | EFLAGS_TF | EFLAGS_IOPL)) |
-                   EFLAGS_IF | EFLAGS_MBS;
-    regs->rsp = sp;
-    regs->ss = kernel_ss();
-    regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
-}
-
 void create_bounce(struct vp *vp, struct trap_regs *regs, const struct bounce *b)
 {
-    bounce(vp, regs, b);
+    bounce(vp, regs, b, guest_ring1());
 }
 
 static bool vector_has_error(u32 v)
@@ -158,27 +50,6 @@ void inject_page_fault(struct vp *vp, struct trap_regs *regs, u64 cr2, u32 error
     inject_exception(vp, regs, VEC_PF, error_code);
 }
 
-/* A system call from guest user mode, through CALLBACKTYPE_syscall, syscall32 or sysenter. */
-static inline __attribute__((always_inline)) void bounce_syscall(struct vp *vp, struct trap_regs *regs, u32 type,
-                                                                 u32 count)
-{
-    struct trap_callback *cb = &vp->s->callbacks[type];
-    count_misc(vp, count);
-    if (!cb->address) {
-        if (type == CALLBACKTYPE_sysenter) {
-            inject_exception(vp, regs, VEC_GP, 0);
-        } else {
-            regs->rip -= 2;
-            inject_exception(vp, regs, VEC_UD, 0);
-        }
-        return;
-    }
-    struct bounce b = {.handler = cb->address, .mask_events = cb->flags & CALLBACKF_mask_events};
-    bounce(vp, regs, &b);
-    /* Xen 4.17 leaves DF as user mode had it. Linux has its SYSCALL entry cleared by SFMASK and nowhere else. */
-    regs->rflags &= ~EFLAGS_DF;
-}
-
 static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
 {
     struct trap_callback *cb = &vp->s->callbacks[CALLBACKTYPE_nmi];
@@ -192,7 +63,7 @@ static void deliver_nmi(struct vp *vp, struct trap_regs *regs)
 }
 
 /* Section 4.6: runs with interrupts off after every entry, before every return. */
-static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_regs *regs)
+__attribute__((noinline)) void serve_events(struct vp *vp, struct trap_regs *regs)
 {
     struct trap_vp *s = vp->s;
     if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request))) {
@@ -222,77 +93,6 @@ static __attribute__((noinline)) void serve_events(struct vp *vp, struct trap_re
     }
 }
 
-/* Nothing to do, mostly: that much is looked up in line, because calls and returns are what costs most under TCG. */
-static inline __attribute__((always_inline)) void test_events(struct vp *vp, struct trap_regs *regs)
-{
-    const struct trap_vp *s = vp->s;
-    if (unlikely(READ_ONCE(s->kick) | READ_ONCE(s->requests) | READ_ONCE(dom->stop_request) |
-                 READ_ONCE(s->nmi_pending)) ||
-        upcall_deliverable(vp))
-        serve_events(vp, regs);
-}
-
-/* The last look at a frame before the stubs use it. */
-static inline __attribute__((always_inline)) void leave(struct vp *vp, struct trap_regs *regs)
-{
-    test_events(vp, regs);
-    regs->rflags = (regs->rflags & ~(EFLAGS_IOPL | EFLAGS_VM)) | EFLAGS_IF | EFLAGS_MBS;
-    if (regs->entry_vector & ENTRY_SYSRET_OK) {
-        /* SYSRET goes to ring 3 only, with fixed selectors, and faults in ring 0 on a non-canonical RCX. */
-        bool ok = (regs->cs == FLAT_RING3_CS64 || regs->cs == FLAT_RING3_CS32) && regs->ss == FLAT_RING3_SS64 &&
-                  is_canonical(regs->rip) && !(regs->rflags & (EFLAGS_TF | EFLAGS_RF));
-        if (!ok)
-            regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
-    }
-}
-
-static inline __attribute__((always_inline)) void iret(struct vp *vp, struct trap_regs *regs)
-{
-    struct iret_context f;
-    _Static_assert(sizeof(f) == 72, "nine quadwords");
-    if (!guest_range_ok(regs->rsp, sizeof(f)) || !COPY_QUADS(&f, regs->rsp, 9))
-        domain_crash(vp, TRAP_CRASH_IRET_FRAME, "HYPERVISOR_iret: cannot read the frame at %lx", regs->rsp);
-    regs->entry_vector &= ~(u32)ENTRY_SYSRET_OK;
-    if ((f.cs & 3) == 3) {
-        if (!vp->s->user_l4)
-            domain_crash(vp, TRAP_CRASH_NO_USER_ROOT, "HYPERVISOR_iret to user mode without a user page table");
-        if (unlikely(vp->lazy_l4))
-            mm_load_roots(vp);
-        if (guest_is_kernel(vp))
-            toggle_mode(vp);
-        regs->cs = f.cs & 0xffff;
-        regs->ss = (f.ss & 0xffff) | 3;
-    } else if (guest_ring1()) {
-        regs->cs = TRAP_SEL_CS1;
-        regs->ss = TRAP_SEL_SS1;
-    } else {
-        regs->cs = (f.cs & 0xffff) | 3;
-        regs->ss = (f.ss & 0xffff) | 3;
-    }
-    regs->rip = f.rip;
-    regs->rsp = f.rsp;
-    if (dom->vm_assist & (1u << VMASST_TYPE_architectural_iopl))
-        vp->s->iopl = (u32)(f.rflags >> 12) & 3;
-    regs->rflags = (f.rflags & ~(EFLAGS_IOPL | EFLAGS_VM)) | EFLAGS_IF | EFLAGS_MBS;
-    regs->rax = f.rax;
-    if (f.flags & VGCF_in_syscall) {
-        /* RCX and R11 are the caller's to lose: SYSRET where it can be used. */
-        regs->rcx = regs->rip;
-        regs->r11 = regs->rflags;
-        regs->entry_vector |= ENTRY_SYSRET_OK;
-    } else {
-        regs->rcx = f.rcx;
-        regs->r11 = f.r11;
-    }
-    vp->s->nmi_masked = 0;
-    WRITE_ONCE(vp->vi->evtchn_upcall_mask, (f.rflags & EFLAGS_IF) ? 0 : 1);
-}
-
-void do_iret(struct vp *vp, struct trap_regs *regs)
-{
-    iret(vp, regs);
-}
-
 _Noreturn void start_guest(struct vp *vp)
 {
     leave(vp, vp->regs);
@@ -300,40 +100,6 @@ _Noreturn void start_guest(struct vp *vp)
 }
 
 /* --- entries from the stubs --------------------------------------------------------------------------------------------- */
-
-void syscall_entry_c(struct trap_regs *regs, struct vp *vp)
-{
-    u32 kind = regs->entry_vector & 0xffff;
-    vp->regs = regs;
-    vp->trace_hv = 0;
-    if (guest_is_kernel(vp)) {
-        if (likely(kind == ENTRY_SYSCALL)) {
-            if (regs->rax == __HYPERVISOR_iret && likely(!trace_on())) {
-                vp->s->hypercall_count[__HYPERVISOR_iret * 64]++;
-                iret(vp, regs);
-                leave(vp, regs);
-                return;
-            }
-            if (guest_ring1()) {
-                regs->cs = TRAP_SEL_CS1;
-                regs->ss = TRAP_SEL_SS1;
-            }
-            do_hypercall(vp, regs);
-        } else if (kind == ENTRY_SYSCALL32) {
-            regs->rip -= 2;
-            inject_exception(vp, regs, VEC_UD, 0);
-        } else {
-            inject_exception(vp, regs, VEC_GP, 0);
-        }
-    } else if (kind == ENTRY_SYSCALL) {
-        bounce_syscall(vp, regs, CALLBACKTYPE_syscall, TRAP_COUNT_GUEST_SYSCALL64);
-    } else if (kind == ENTRY_SYSCALL32) {
-        bounce_syscall(vp, regs, CALLBACKTYPE_syscall32, TRAP_COUNT_GUEST_SYSCALL32);
-    } else {
-        bounce_syscall(vp, regs, CALLBACKTYPE_sysenter, TRAP_COUNT_GUEST_SYSENTER);
-    }
-    leave(vp, regs);
-}
 
 static void interrupt(struct vp *vp, u32 vector)
 {

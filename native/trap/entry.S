@@ -135,11 +135,15 @@ syscall_common:
     mov E(E_KERNEL_CR3), %rax
     mov %rax, %cr3
     movl $0, E(E_SWITCH_IN)
-1:  mov %rsp, %rbx
-    mov %rsp, %rdi
+1:  mov %rsp, %rdi
     mov E(E_VP), %rsi
     mov E(E_CSTACK), %rsp
-    call *E(E_SYSCALL)
+    /* syscall.c leaves for the guest by itself mostly. It must find the registers that functions preserve untouched. */
+    lea ret_from_syscall(%rip), %rax
+    push %rax
+    jmp *E(E_SYSCALL)
+ret_from_syscall:
+    lea E(E_FRAME), %rbx
 
     /* RBX: the guest's struct trap_regs, which is always the one in the entry page. IF is off. */
     .globl ret_to_guest
@@ -261,7 +265,11 @@ trap_from_module:
     mov E_VP(%rbp), %rsi
     lea iret_insn(%rip), %rax
     cmp %rax, R_RIP(%rsp)
+    je 2f
+    movabs $syscall_iret_insn, %rax
+    cmp %rax, R_RIP(%rsp)
     jne 3f
+2:
     /* #DB (1) and NMI (2) interrupt the IRETQ, they do not come from it: it is executed again. */
     mov R_VECTOR(%rsp), %eax
     dec %eax
@@ -343,6 +351,13 @@ enter_guest_asm:
     lea (ret_to_guest - entry_page)(%rax), %rax
     jmp *%rax
 
+    /* The last instruction of syscall.c's way back. */
+    .section .text.syscall, "ax", @progbits
+    .globl syscall_iret_insn
+syscall_iret_insn:
+    iretq
+
+    .text
     /* void hv_sti_hlt(void): the interrupt's handler returns here. */
     .globl hv_sti_hlt
 hv_sti_hlt:

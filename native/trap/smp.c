@@ -158,7 +158,6 @@ void vp_arrived(struct vp *vp)
 
 _Noreturn void secondary_vp(struct vp *vp)
 {
-    time_init_vp(vp, RUNSTATE_offline);
     vp_arrived(vp);
     serve_kick(vp); /* returns when the vCPU is up */
     start_vcpu(vp);

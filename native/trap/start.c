@@ -47,7 +47,7 @@ static void init_vp(struct vp *vp, u32 id)
     vp->e->vp = vp;
     vp->e->c_stack_top = TRAP_VA_VPA + id * TRAP_VPA_STRIDE + (TRAP_VPA_STACK + TRAP_VPA_STACK_PAGES) * PAGE_SIZE;
     vp->e->handlers[0] = (u64)trap_entry_c;
-    vp->e->handlers[1] = (u64)syscall_entry_c;
+    vp->e->handlers[1] = (u64)(guest_ring1() ? syscall_entry_ring1 : syscall_entry_ring3);
     vp->e->handlers[2] = (u64)module_trap_c;
     vp->e->handlers[3] = (u64)iret_fault_c;
     vp->e->kernel_cr3 = dom->module_l4 << PAGE_SHIFT;
@@ -92,7 +92,9 @@ struct vp *start_vp(u64 domain_gpa, u32 apic_id)
                      dom->version);
 
     time_init();
-    time_init_vp(vp, RUNSTATE_running);
+    /* The guest may ask for the others before they have arrived. */
+    for (u32 i = 0; i < dom->nr_vps; i++)
+        time_init_vp(&vps[i], i == 0 ? RUNSTATE_running : RUNSTATE_offline);
     time_update_vcpu(vp);
     store_release(&shared_ready, true);
     if (dom->nr_vps > 1 && hv->start_vps)

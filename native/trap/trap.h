@@ -602,7 +602,9 @@ void do_hypercall(struct vp *vp, struct trap_regs *regs);
 
 /* C entry points called from entry.S; return to the stubs, which go back to the guest. */
 void trap_entry_c(struct trap_regs *regs, struct vp *vp);
-void syscall_entry_c(struct trap_regs *regs, struct vp *vp);
+/* syscall.c */
+void syscall_entry_ring1(struct trap_regs *regs, struct vp *vp);
+void syscall_entry_ring3(struct trap_regs *regs, struct vp *vp);
 void module_trap_c(struct trap_regs *regs, struct vp *vp);
 void iret_fault_c(struct trap_regs *fault, struct vp *vp);
 _Noreturn void module_main(u64 domain_gpa, u32 apic_id);

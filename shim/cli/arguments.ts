@@ -8,6 +8,8 @@ import { UsageError } from '../errors';
 export interface OptionDecl {
   /** Placeholder in the help text; an option without one is a flag. */
   readonly value?: string;
+  /** May be given more than once. */
+  readonly multiple?: boolean;
   readonly help: string;
 }
 
@@ -24,6 +26,8 @@ export interface Arguments {
   readonly positionals: readonly string[];
   /** The value of an option, the last one if it was given more than once. */
   text(name: string): string | undefined;
+  /** All values of an option, in order. */
+  all(name: string): readonly string[];
   flag(name: string): boolean;
 }
 
@@ -33,7 +37,7 @@ const wantedHelp = (command: CommandDecl): string => `options as 'xenlighten ${c
 export function parseArguments(command: CommandDecl, argv: readonly string[]): Arguments {
   const options: NonNullable<ParseArgsConfig['options']> = {};
   for (const [name, decl] of Object.entries(command.options)) {
-    options[name] = { type: decl.value === undefined ? 'boolean' : 'string' };
+    options[name] = { type: decl.value === undefined ? 'boolean' : 'string', multiple: decl.multiple === true };
   }
   let parsed: { values: Record<string, unknown>; positionals: string[] };
   try {
@@ -53,6 +57,7 @@ export function parseArguments(command: CommandDecl, argv: readonly string[]): A
   return {
     positionals,
     text: (name) => (typeof values[name] === 'string' ? (values[name] as string) : undefined),
+    all: (name) => (Array.isArray(values[name]) ? (values[name] as string[]) : []),
     flag: (name) => values[name] === true,
   };
 }

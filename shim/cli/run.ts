@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { beginAhead } from '../domain/ahead';
 
 import { type Bootloader, isPvgrub32, namedBootloader } from '../domain/bootloader';
+import { parseDiskSpec } from '../domain/disks/disk-spec';
 import { checkMemory, checkName, completeConfig, type GuestConfig, MAX_VCPUS } from '../domain/guest-config';
 import type { RunHooks, RunOptions } from '../domain/run-guest';
 import { UsageError } from '../errors';
@@ -46,6 +47,12 @@ export const declaration: CommandDecl = {
     memory: { value: 'MB', help: 'memory at start (default 256)' },
     maxmem: { value: 'MB', help: 'memory that the guest may grow to (default: as at start)' },
     vcpus: { value: 'N', help: `virtual processors, 1 to ${MAX_VCPUS} (default 1)` },
+    disk: {
+      value: 'SPEC',
+      multiple: true,
+      help: "virtual disk, as in xl's disk=: FILE,raw,xvda,w (again for more; replaces those of GUEST.cfg)",
+    },
+    snapshot: { help: 'write nothing to the disks: what the guest writes is gone when it ends' },
     name: { value: 'NAME', help: 'name of the domain' },
     engine: { value: 'auto|kvm|qemu', help: 'what runs the virtual processors (auto: kvm where it is fit, else qemu)' },
     force: { help: 'take the engine even if it is not fit for use here (for tests)' },
@@ -104,7 +111,19 @@ function configFromOptions(args: Arguments): GuestConfig {
     memory: megabytes('memory'),
     maxmem: megabytes('maxmem'),
     vcpus: vcpus === undefined ? undefined : numberOption('vcpus', vcpus, 1, MAX_VCPUS),
+    disks: disks(args),
+    snapshot: args.flag('snapshot') || undefined,
   };
+}
+
+function disks(args: Arguments): GuestConfig['disks'] {
+  const specs = args.all('disk');
+  if (specs.length === 0) return undefined;
+  return specs.map((text) => {
+    const { disk, warnings } = parseDiskSpec(text, '--disk');
+    for (const warning of warnings) complain(`warning: --disk: ${warning}`);
+    return disk;
+  });
 }
 
 function defined<T extends object>(values: T): Partial<T> {

@@ -31,8 +31,9 @@ import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '
 import type { Partition, PartitionExit } from '../partition/partition';
 import { ramRegions } from '../partition/ram-layout';
 import { trapImage } from '../partition/trap-image';
-import { CPUID_TABLE_BYTES, TRACE_ENTRIES, type TrapLayout, trapLayout } from '../partition/trap-layout';
+import { CPUID_TABLE_BYTES, SHIM_PAGES, TRACE_ENTRIES, type TrapLayout, trapLayout } from '../partition/trap-layout';
 import { loadTrapModule } from '../partition/trap-loader';
+import { STORVSC_SCRATCH_PAGES } from '../translate/blkif/storvsc';
 import { collectStats, type Stats } from '../translate/stats';
 import { Tracer, type TraceSummary } from '../translate/trace';
 import { TraceRing } from '../translate/trace-ring';
@@ -56,6 +57,9 @@ import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type Ahead, beginAhead } from './ahead';
 import { applyCpuidSettings, type CpuidSetting, hideByName, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
+import { BlockDevices } from './disks/block-devices';
+import type { GuestDisk } from './disks/guest-disk';
+import { ScratchPages } from './disks/scratch-pages';
 import { type DomainInfo, vcpuTimes } from './domain-info';
 import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
@@ -80,6 +84,8 @@ export interface DomainConfig {
   readonly maxEventChannels?: number | undefined;
   /** Shown to the guest; RDTSC runs natively in both. Default: 'default'. */
   readonly tscMode?: 'default' | 'native' | undefined;
+  /** Its disks. They stay open when the domain ends: the same disks can be given to the next one. */
+  readonly disks?: readonly GuestDisk[] | undefined;
   /** Processor features that the guest gets otherwise than by policy. */
   readonly cpuid?: readonly CpuidSetting[] | undefined;
   /** Hypercalls and sub-operations that the shim answers although the trap module could: [number, mask of sub-ops]. */
@@ -147,6 +153,7 @@ export class Domain {
   /** The Xen side; for statistics, tests and the control socket. */
   readonly xen: XenDomain;
   readonly console: GuestConsole;
+  readonly blocks: BlockDevices;
   readonly startedAt = Date.now();
   private readonly mailboxes: Mailboxes;
   private readonly vpStop: VpStop;
@@ -230,7 +237,7 @@ export class Domain {
       nrVps: layout.nrVps,
       request: (stop) => this.requestStop(stop),
       isParked: (vp) => trap.getVp(vp, 'parked') !== 0,
-      pending: () => this.mailboxes.pending(),
+      pending: () => this.mailboxes.pending() ?? (this.blocks.pending > 0 ? 'disk requests are under way' : undefined),
       quiesce: () => this.quiesce(),
       resume: () => this.resume(),
     });
@@ -268,6 +275,14 @@ export class Domain {
       page: new GuestRingPage(memory, built.consoleMfn * PAGE_SIZE),
       notify: () => consoleNotify(),
       onBroken: (direction) => log.warn({ direction }, 'the guest broke its console ring'),
+    });
+    this.blocks = new BlockDevices({
+      xen: this.xen,
+      store: this.toolstack,
+      memory,
+      scratch: new ScratchPages(layout.shimPagesGpa, SHIM_PAGES, STORVSC_SCRATCH_PAGES),
+      log,
+      onIdle: () => this.vpStop.look(),
     });
     this.xenstore.introduceDomain(this.domid);
     const store = evtchn.connectBackend(STORE_PORT, () => this.storeRing.service());
@@ -368,7 +383,9 @@ export class Domain {
       });
       domainMemory.writeM2p(layout.m2pGpa);
       maskUpcalls(memory, layout);
-      return new Domain(config, textOf(kernel), partition, layout, built, guestRing, cpuidRows, tsc, log);
+      const domain = new Domain(config, textOf(kernel), partition, layout, built, guestRing, cpuidRows, tsc, log);
+      for (const disk of config.disks ?? []) await domain.blocks.attach(disk);
+      return domain;
     } catch (error) {
       await partition.stop();
       await partition.memory.release();
@@ -420,6 +437,7 @@ export class Domain {
     this.mailboxes.hold();
     this.storeRing.hold();
     this.console.hold();
+    this.blocks.hold();
     this.log.info('paused');
   }
 
@@ -432,6 +450,7 @@ export class Domain {
     }
     this.storeRing.release();
     this.console.release();
+    this.blocks.release();
     this.mailboxes.release();
   }
 
@@ -732,6 +751,8 @@ export class Domain {
       this.storeRing.close();
       this.mailboxes.close();
       await this.partition.stop();
+      // What the guest has asked for is finished, and nothing is written to its memory any more.
+      await this.blocks.end();
       this.finalStats = this.collect();
       this.onStopped?.(end);
       await this.stopTrace().catch((error: unknown) => this.log.error({ err: error }, 'writing the trace'));

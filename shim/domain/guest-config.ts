@@ -7,6 +7,7 @@ import { TRAP } from '../../abi/trap';
 import { UsageError } from '../errors';
 import { type Bootloader, findPvgrub } from './bootloader';
 import type { CpuidSetting } from './cpuid-option';
+import { checkDistinct, type DiskSpec } from './disks/disk-spec';
 
 /** What follows when a domain ends (xl.cfg's on_*). */
 export type EndAction = 'destroy' | 'restart';
@@ -33,6 +34,9 @@ export interface GuestConfig {
   readonly maxEventChannels?: number | undefined;
   readonly tscMode?: 'default' | 'native' | undefined;
   readonly cpuid?: readonly CpuidSetting[] | undefined;
+  readonly disks?: readonly DiskSpec[] | undefined;
+  /** Nothing is written to the disks' images: what the guest writes is gone when it ends. */
+  readonly snapshot?: boolean | undefined;
 }
 
 export const DEFAULT_MEMORY_MB = 256;
@@ -113,6 +117,7 @@ export function completeConfig(config: GuestConfig, where: string): CompleteGues
       wanted: 'maxvcpus at least as large as vcpus',
     });
   }
+  checkDistinct(config.disks ?? [], where);
   const fromFile = basename(kernel)
     .replaceAll(/[^A-Za-z0-9_.:+@-]/g, '_')
     .slice(0, 64);

@@ -13,6 +13,7 @@ import { kernelSymbols } from '../xen/builder/symbols';
 import type { Ahead } from './ahead';
 import { ControlSocket } from './control-socket';
 import { type CrashCapture, captureCrash, formatCrash } from './crash-report';
+import { type GuestDisk, openGuestDisks } from './disks/guest-disk';
 import { type CrashFacts, Domain, type DomainConfig, type DomainEnd } from './domain';
 import { EXIT, endStatus, SIGNAL_STATUS } from './exit-status';
 import { type CompleteGuestConfig, DEFAULT_ACTIONS, type EndEvent } from './guest-config';
@@ -62,7 +63,12 @@ function traceFile(file: string | undefined, life: number): string | undefined {
   return join(dir, `${name}.${life}${ext}`);
 }
 
-function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: number): DomainConfig {
+function domainConfig(
+  guest: CompleteGuestConfig,
+  options: RunOptions,
+  disks: readonly GuestDisk[],
+  life: number,
+): DomainConfig {
   return {
     name: guest.name,
     kernel: guest.kernel,
@@ -76,6 +82,7 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions, life: num
     maxEventChannels: guest.maxEventChannels,
     tscMode: guest.tscMode,
     cpuid: guest.cpuid,
+    disks,
     engine: options.engine,
     forceEngine: options.forceEngine,
     guestRing: options.guestRing,
@@ -100,6 +107,7 @@ interface Life {
 async function live(
   guest: CompleteGuestConfig,
   options: RunOptions,
+  disks: readonly GuestDisk[],
   log: Logger,
   hooks: RunHooks,
   stopped: Promise<unknown>,
@@ -107,7 +115,7 @@ async function live(
   life: number,
   ahead: Ahead | undefined,
 ): Promise<Life> {
-  const domain = await Domain.create(domainConfig(guest, options, life), log, ahead);
+  const domain = await Domain.create(domainConfig(guest, options, disks, life), log, ahead);
   let capture: CrashCapture | undefined;
   domain.onBeforeEnd = (end) => {
     const crash = crashOf(end);
@@ -180,11 +188,14 @@ export async function runGuest(
   };
   void hooks.stop.then(stop);
   const timer = options.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), options.timeoutMs);
+  let disks: readonly GuestDisk[] = [];
   try {
+    disks = await openGuestDisks(guest.disks ?? [], guest.snapshot === true, log);
     for (let life = 1; ; life++) {
       const { end, capture, stats, ms } = await live(
         guest,
         options,
+        disks,
         log,
         hooks,
         stopped,
@@ -226,5 +237,7 @@ export async function runGuest(
   } finally {
     if (timer !== undefined) clearTimeout(timer);
     await control?.close();
+    for (const disk of disks)
+      await disk.close().catch((err: unknown) => log.error({ err, disk: disk.spec.vdev.name }, 'closing a disk'));
   }
 }

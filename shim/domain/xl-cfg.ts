@@ -14,6 +14,7 @@ import { UsageError } from '../errors';
 import { readInput } from '../xen/builder/image';
 import { grubTakes, isPvgrub32, namedBootloader } from './bootloader';
 import { parseCpuidOption } from './cpuid-option';
+import { type DiskSpec, parseDiskSpec } from './disks/disk-spec';
 import {
   checkMemory,
   checkName,
@@ -272,6 +273,19 @@ class Reader {
     return number + 1;
   }
 
+  disks(): readonly DiskSpec[] | undefined {
+    const value = this.value('disk');
+    if (value === undefined) return undefined;
+    const items = value.kind === 'list' ? value.items : [value];
+    return items.map((item) => {
+      if (item.kind !== 'string')
+        throw this.error(item, 'a disk of the wrong kind', describe(item), 'a string such as "FILE,raw,xvda,w"');
+      const { disk, warnings } = parseDiskSpec(item.text, `${this.file}:${item.line}`);
+      for (const warning of warnings) this.warn(item.line, warning);
+      return disk;
+    });
+  }
+
   cpuid(): GuestConfig['cpuid'] {
     const value = this.value('cpuid');
     const settings = value === undefined ? [] : parseCpuidOption(this.file, value);
@@ -301,6 +315,7 @@ export function parseXlConfig(file: string, text: string): XlConfig {
     maxEventChannels: reader.ports(),
     tscMode: reader.tscMode(),
     cpuid: reader.cpuid(),
+    disks: reader.disks(),
   };
   return { config, warnings: reader.warnings };
 }

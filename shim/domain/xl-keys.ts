@@ -29,12 +29,12 @@ export const USED_KEYS: ReadonlySet<string> = new Set([
   'cpuid',
   'nomigrate',
   'max_event_channels',
+  'disk',
 ]);
 
 /** Keys that are an error unless they are empty, 0 or "", with what is wanted instead. */
 export const REFUSED_KEYS: ReadonlyMap<string, string> = new Map([
   ...[
-    ['disk', 'virtual disks'],
     ['vif', 'virtual network interfaces'],
     ['vtpm', 'virtual TPMs'],
     ['p9', '9pfs shares'],

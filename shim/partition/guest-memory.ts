@@ -309,6 +309,13 @@ export class GuestMemory {
     return new DataView(this.window(offset).buffer, within, length);
   }
 
+  /** The page of 4096 bytes that begins at `gpa`, a multiple of 4096: the memory itself. */
+  page(gpa: number): Uint8Array {
+    const offset = this.offset(gpa, 4096);
+    if ((gpa & 4095) !== 0) throw new GuestAddressError(gpa, 4096, 'not a multiple of 4096');
+    return this.window(offset).bytes.subarray(offset & WINDOW_MASK, (offset & WINDOW_MASK) + 4096);
+  }
+
   /** The range as pieces of guest memory itself, split at windows; for I/O. Hold a pin() while I/O is in flight. */
   ranges(gpa: number, length: number): GuestRange[] {
     let offset = this.offset(gpa, length);

@@ -15,6 +15,8 @@ const LARGE_PAGE = 2 * MIB;
 export const PERDOMAIN_L1_PAGES = (TRAP.TRAP_MAX_VPS * 32) / 512;
 /** A power of two; the ring's pages are touched only while a trace runs. */
 export const TRACE_ENTRIES = 65536;
+/** Pages of the shim's own, for what it asks of VSPs (shim/domain/disks). */
+export const SHIM_PAGES = 128;
 /** 128 entries of struct trap_cpuid. */
 export const CPUID_TABLE_BYTES = 2 * PAGE;
 
@@ -56,6 +58,7 @@ export interface TrapLayout {
   readonly grantStatusGpa: number;
   /** Pages that the TLFS wants from a guest (TRAP_HV_PAGE_*). */
   readonly hvPagesGpa: number;
+  readonly shimPagesGpa: number;
   readonly traceGpa: number;
   readonly frameInfoGpa: number;
   readonly m2pGpa: number;
@@ -117,6 +120,7 @@ export function trapLayout(input: TrapLayoutInput): TrapLayout {
       grantFramesGpa: take(TRAP.TRAP_MAX_GRANT_FRAMES * PAGE),
       grantStatusGpa: take((TRAP.TRAP_MAX_GRANT_FRAMES / 8) * PAGE),
       hvPagesGpa: take((nrVps * TRAP_HV_PAGE.TRAP_HV_PAGES_PER_VP + 1) * PAGE),
+      shimPagesGpa: take(SHIM_PAGES * PAGE),
       traceGpa: take(TRACE_ENTRIES * TrapTrace.size),
       frameInfoGpa: take(nrFrames * 8),
       m2pGpa: take(m2pSize, LARGE_PAGE),

@@ -24,6 +24,8 @@ export interface DomainMemory {
   copyOut(gpa: number, length: number): Uint8Array;
   copyIn(gpa: number, bytes: Uint8Array): void;
   fill(gpa: number, length: number, value?: number): void;
+  /** The page that begins at `gpa`: the memory itself, not a copy. For back ends that look at it often. */
+  page(gpa: number): Uint8Array;
   /** Locked compare-and-swap; returns what the word held before. Naturally aligned. */
   cas32(gpa: number, expected: number, desired: number): number;
   cas64(gpa: number, expected: bigint, desired: bigint): bigint;

@@ -77,6 +77,7 @@ const BIT_FIELDS: Readonly<Record<string, string>> = {
 };
 
 const DRIVER = 'in drivers/hv/hyperv_vmbus.h, which the headers package leaves out';
+const STORVSC = 'in drivers/scsi/storvsc_drv.c, which the headers package leaves out';
 const UNUSED = 'in the TLFS; Linux does not use it';
 const INLINE = 'in the TLFS; Linux writes the number where it is used';
 
@@ -104,6 +105,22 @@ function all(names: readonly string[], reason: string): Record<string, string> {
 const ALLOWED: Readonly<Record<string, string>> = {
   'struct hv_input_post_message': DRIVER,
   'struct hv_input_signal_event': DRIVER,
+  'struct vmscsi_request': STORVSC,
+  'struct vmstorage_channel_properties': STORVSC,
+  'struct vmstorage_protocol_version': STORVSC,
+  'struct vstor_packet': STORVSC,
+  ...all(
+    [
+      hyperv.VSTOR,
+      hyperv.VSTOR_OPERATION,
+      hyperv.VMSTOR_PROTO_VERSION,
+      hyperv.STORVSC_DATA,
+      hyperv.SRB_STATUS,
+      hyperv.SRB_FLAGS,
+      hyperv.VSTOR_STATUS,
+    ].flatMap(namesIn),
+    STORVSC,
+  ),
   HV_CONNECTION_ID_MASK: 'union hv_connection_id is in linux/hyperv.h, which needs most of the kernel',
   'struct hv_synic_event_flags_page': 'Linux uses an array of union hv_synic_event_flags',
   HV_APIC_ASSIST_NO_EOI: INLINE,

@@ -164,10 +164,10 @@ const CASES: readonly (readonly [string, () => string[], string, string, string]
   ],
   [
     'a disk',
-    () => [file('disk.cfg', `kernel = "${good}"\n\ndisk = [ "x.img,raw,xvda" ]\n`)],
+    () => [file('disk.cfg', `kernel = "${good}"\n\ndisk = [ "x.img,qcow2,xvda" ]\n`)],
     'disk.cfg:3',
-    'disk = a list of 1',
-    'no disk: xenlighten has no virtual disks',
+    'x.img,qcow2,xvda',
+    'a raw image or a VHD',
   ],
   ['65 vCPUs', () => [file('smp.cfg', `kernel = "${good}"\nvcpus = 65\n`)], 'smp.cfg:2', 'vcpus = 65', '1 to 64'],
   [

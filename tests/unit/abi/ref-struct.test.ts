@@ -23,6 +23,8 @@ const INEXPRESSIBLE: Readonly<Record<string, string>> = {
   mmuext_op: 'arg1_linear_addr overlaps another field',
   e820entry: 'its size is no multiple of its alignment',
   start_info: 'console_dom0_info_off overlaps another field',
+  vmscsi_request: 'sense_data overlaps another field',
+  vstor_packet: 'vm_srb: sense_data overlaps another field',
   xen_add_to_physmap_batch: 'u_res0 overlaps another field',
   hv_get_vp_from_apic_id_in: 'apic_ids is an open-ended array',
   hv_message: 'header: port overlaps another field',

@@ -104,8 +104,8 @@ test.each<[string, string, string]>([
   ['an empty kernel', 'kernel=""', 'g.cfg:1: empty kernel: found "", wanted a value for kernel'],
   [
     'a disk',
-    '\n\ndisk=["phy:/dev/sda,xvda,w"]',
-    'g.cfg:3: disk is not supported: found disk = a list of 1, wanted no disk: xenlighten has no virtual disks',
+    '\n\ndisk=["phy:/dev/sda,xvda,w",\n"x.img,raw,vda"]',
+    'g.cfg:4: unknown vdev: found "vda", wanted a name such as xvda, xvdb1, hda or sda',
   ],
   [
     'a network interface',

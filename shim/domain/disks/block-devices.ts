@@ -1,0 +1,199 @@
+/**
+ * The block devices of one domain: each guest disk's way from xenstore to its storage VSP. Attaching creates the
+ * device's nodes, and the guest's own driver does the rest; detaching asks the guest to let go. Implements what xl's
+ * block-attach, block-detach and block-list do.
+ */
+import type { Logger } from 'pino';
+import type { GuestMemory } from '../../partition/guest-memory';
+import { Storvsc } from '../../translate/blkif/storvsc';
+import { Vbd } from '../../translate/blkif/vbd';
+import type { XenDomain } from '../../xen/xen-domain';
+import { XenbusBackend } from '../../xen/xenbus/backend';
+import type { XenstoreClient } from '../../xen/xenstore/client';
+import { createDeviceNodes, type DevicePaths, removeDeviceNodes } from '../../xen/xenstore/toolstack-nodes';
+import type { GuestDisk } from './guest-disk';
+import type { ScratchPages } from './scratch-pages';
+
+/** A request of the user's that this domain cannot fulfil now. */
+export class BlockDeviceError extends Error {
+  override readonly name = 'BlockDeviceError';
+}
+
+/** A line of block-list. */
+export interface BlockInfo {
+  /** The virtual-device number. */
+  readonly id: number;
+  readonly vdev: string;
+  /** Xenbus state of the back end. */
+  readonly state: number;
+  readonly eventChannel: number;
+  readonly ringRef: number;
+  readonly backPath: string;
+  readonly file: string;
+  readonly format: string;
+  readonly readOnly: boolean;
+}
+
+interface Device {
+  readonly disk: GuestDisk;
+  readonly storvsc: Storvsc;
+  readonly vbd: Vbd;
+  readonly backend: XenbusBackend;
+  readonly paths: DevicePaths;
+  readonly scratch: number;
+  /** Resolves when the device has gone. */
+  readonly gone: Promise<void>;
+  detaching: boolean;
+  removed: Promise<void> | undefined;
+}
+
+const TYPE = 'vbd';
+/** How long a guest has to let go of a disk. */
+const DETACH_MS = 30_000;
+
+export interface BlockDevicesOptions {
+  readonly xen: XenDomain;
+  readonly store: XenstoreClient;
+  readonly memory: GuestMemory;
+  readonly scratch: ScratchPages;
+  readonly log: Logger;
+  /** `pending` has become 0. */
+  readonly onIdle: () => void;
+}
+
+export class BlockDevices {
+  private readonly devices = new Map<number, Device>();
+  private held = false;
+  private ended = false;
+
+  constructor(private readonly o: BlockDevicesOptions) {}
+
+  /** Requests that are with VSPs. */
+  get pending(): number {
+    let sum = 0;
+    for (const { vbd } of this.devices.values()) sum += vbd.pending;
+    return sum;
+  }
+
+  /** Offers a disk to the guest. Rejects with BlockDeviceError when its number is taken or there is no room. */
+  async attach(disk: GuestDisk): Promise<void> {
+    const { xen, store, memory, log } = this.o;
+    const { vdev, cdrom, readOnly } = disk.spec;
+    if (this.ended) throw new BlockDeviceError('the domain is ending');
+    if (this.devices.has(vdev.id)) throw new BlockDeviceError(`${vdev.name} is attached already`);
+    const scratch = this.o.scratch.take();
+    if (scratch === undefined) throw new BlockDeviceError('too many disks');
+    let storvsc: Storvsc;
+    try {
+      storvsc = await Storvsc.open(disk.vsp, memory, scratch);
+    } catch (error) {
+      this.o.scratch.give(scratch);
+      throw error;
+    }
+    const complain = (error: unknown, what: string): void =>
+      xen.complain({ disk: vdev.name, why: error instanceof Error ? error.message : String(error) }, what);
+    const vbd = new Vbd({
+      xen,
+      store,
+      target: storvsc,
+      onIdle: this.o.onIdle,
+      onBroken: () => complain('its indexes are impossible', 'the guest broke a ring of a disk'),
+    });
+    if (this.held) vbd.hold();
+    const paths = createDeviceNodes(store, {
+      domid: xen.domid,
+      type: TYPE,
+      id: vdev.id,
+      front: { 'virtual-device': vdev.id, 'device-type': cdrom ? 'cdrom' : 'disk' },
+      back: {
+        removable: storvsc.removable ? 1 : 0,
+        bootable: 1,
+        dev: vdev.name,
+        type: 'phy',
+        mode: readOnly ? 'r' : 'w',
+        'device-type': cdrom ? 'cdrom' : 'disk',
+        'discard-enable': storvsc.canUnmap && disk.spec.discard !== false ? 1 : 0,
+      },
+    });
+    let tell = (): void => undefined;
+    const gone = new Promise<void>((resolve) => {
+      tell = resolve;
+    });
+    const backend = new XenbusBackend(store, paths, vbd, { gone: () => tell(), complain });
+    const device: Device = { disk, storvsc, vbd, backend, paths, scratch, gone, detaching: false, removed: undefined };
+    this.devices.set(vdev.id, device);
+    void gone.then(() => this.remove(device)).catch((error: unknown) => log.error({ err: error }, 'removing a disk'));
+  }
+
+  /**
+   * Takes a disk away. Resolves with it when the guest has let go (`force`: at once). BlockDeviceError when there is no
+   * such disk, or the guest does not let go.
+   */
+  async detach(id: number, force = false): Promise<GuestDisk> {
+    const device = this.devices.get(id);
+    if (device === undefined) throw new BlockDeviceError('no such disk');
+    if (!force) {
+      if (!device.detaching) device.backend.close();
+      device.detaching = true;
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<boolean>((resolve) => {
+        timer = setTimeout(() => resolve(true), DETACH_MS);
+      });
+      const timeout = await Promise.race([device.gone.then(() => false), late]);
+      clearTimeout(timer);
+      if (timeout)
+        throw new BlockDeviceError(
+          `the guest has not let go of ${device.disk.spec.vdev.name} within ${DETACH_MS / 1000} s: it may be mounted`,
+        );
+    }
+    await this.remove(device);
+    return device.disk;
+  }
+
+  private remove(device: Device): Promise<void> {
+    device.removed ??= this.takeDown(device);
+    return device.removed;
+  }
+
+  private async takeDown(device: Device): Promise<void> {
+    const { id } = device.disk.spec.vdev;
+    await device.backend.end();
+    await device.vbd.disconnect();
+    await device.storvsc.close();
+    this.o.scratch.give(device.scratch);
+    this.devices.delete(id);
+    if (!this.ended) removeDeviceNodes(this.o.store, this.o.xen.domid, TYPE, id);
+  }
+
+  list(): BlockInfo[] {
+    const { store } = this.o;
+    return [...this.devices.values()].map(({ disk, backend, paths }) => ({
+      id: disk.spec.vdev.id,
+      vdev: disk.spec.vdev.name,
+      state: backend.state,
+      eventChannel: store.readNumber(`${paths.front}/event-channel`) ?? -1,
+      ringRef: store.readNumber(`${paths.front}/ring-ref`) ?? -1,
+      backPath: paths.back,
+      file: disk.spec.path ?? '',
+      format: disk.image?.format ?? 'none',
+      readOnly: disk.spec.readOnly,
+    }));
+  }
+
+  /** The guest's memory is left alone once `pending` is 0, until release(). */
+  hold(): void {
+    this.held = true;
+    for (const { vbd } of this.devices.values()) vbd.hold();
+  }
+
+  release(): void {
+    this.held = false;
+    for (const { vbd } of this.devices.values()) vbd.release();
+  }
+
+  /** The domain ends: resolves when no VSP touches its memory any more. The disks stay open. */
+  async end(): Promise<void> {
+    this.ended = true;
+    await Promise.all([...this.devices.values()].map((device) => this.remove(device)));
+  }
+}
