@@ -52,13 +52,13 @@ poweroff -f
 
 /** The demo's initramfs, made anew when BusyBox or this script changed. */
 function initramfs() {
-  const { BUSYBOX, busyboxInitramfs } = require('../dist/scripts/lib/initramfs.js');
+  const { BUSYBOX, busyboxInitramfs, SHUTDOWN_PROGRAMS } = require('../dist/scripts/lib/initramfs.js');
   const file = path.join(cacheDirectory('demo'), 'initramfs.gz');
   const sources = [BUSYBOX, fileURLToPath(import.meta.url), path.join(root, 'dist/scripts/lib/initramfs.js')];
   const time = existsSync(file) ? statSync(file).mtimeMs : 0;
   if (sources.some((source) => Math.max(statSync(source).mtimeMs, statSync(source).ctimeMs) > time)) {
     const temporary = `${file}.${process.pid}`;
-    writeFileSync(temporary, busyboxInitramfs(INIT));
+    writeFileSync(temporary, busyboxInitramfs(INIT, SHUTDOWN_PROGRAMS));
     renameSync(temporary, file);
   }
   return file;

@@ -78,6 +78,7 @@ static napi_value init(napi_env env, napi_value exports)
     } functions[] = {
         {"createMemory", host_create_memory},
         {"destroyMemory", host_destroy_memory},
+        {"discardMemory", host_discard_memory},
         {"createSealedFile", host_create_sealed_file},
         {"createSocketPair", host_create_socket_pair},
         {"ioctlNumber", host_ioctl_number},

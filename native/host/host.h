@@ -41,6 +41,7 @@ bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *resul
 
 napi_value host_create_memory(napi_env env, napi_callback_info info);
 napi_value host_destroy_memory(napi_env env, napi_callback_info info);
+napi_value host_discard_memory(napi_env env, napi_callback_info info);
 napi_value host_create_sealed_file(napi_env env, napi_callback_info info);
 napi_value host_create_socket_pair(napi_env env, napi_callback_info info);
 napi_value host_ioctl_number(napi_env env, napi_callback_info info);

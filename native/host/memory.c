@@ -7,14 +7,19 @@
  * engines that run VPs in it: the host backs it with huge pages more readily than a file, and second-level page tables
  * with it (for which a window starts at a multiple of 2 MiB).
  *
+ * discardMemory() gives pages back to the host: a hole in the file, which every process that maps it sees, or
+ * MADV_DONTNEED. It runs in libuv's thread pool, because freeing many pages takes milliseconds; the seals forbid a change
+ * of size, not a hole.
+ *
  * Life of a mapping: destroyMemory() detaches every window, so that JavaScript can no longer reach it, and unmaps at
- * once. The caller waits for I/O in flight first (GuestMemory counts it). Without destroyMemory() the windows' and the
+ * once. The caller waits for I/O in flight first (GuestMemory counts it; discardMemory() is counted here too). Without destroyMemory() the windows' and the
  * handle's finalizers unmap, in whichever order they run.
  */
 #include "host.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -34,6 +39,7 @@ struct window {
 struct memory {
     size_t references; /* the handle, and each window whose ArrayBuffer has not been finalized */
     int fd;            /* -1 once closed */
+    size_t discarding; /* discardMemory() calls under way */
     size_t window_count;
     struct window windows[];
 };
@@ -81,7 +87,7 @@ static void finalize_handle(napi_env env, void *data, void *hint)
 }
 
 /* Throws away a memory of which nothing has reached JavaScript yet. */
-static void discard_memory(struct memory *memory)
+static void drop_memory(struct memory *memory)
 {
     for (size_t i = 0; i < memory->window_count; i++)
         unmap_window(&memory->windows[i]);
@@ -144,7 +150,7 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, bool private, c
                                        memory->fd, (off_t)offset);
         if (address == MAP_FAILED) {
             int error = errno;
-            discard_memory(memory);
+            drop_memory(memory);
             errno = error;
             return NULL;
         }
@@ -180,7 +186,7 @@ napi_value host_create_memory(napi_env env, napi_callback_info info)
 
     memory->references = 1;
     if (napi_create_external(env, memory, finalize_handle, NULL, &handle) != napi_ok) {
-        discard_memory(memory);
+        drop_memory(memory);
         return host_throw(env, "createMemory: cannot make the handle");
     }
     /* From here on finalizers own the memory: a failure leaves the rest to them. */
@@ -206,17 +212,28 @@ napi_value host_create_memory(napi_env env, napi_callback_info info)
     return result;
 }
 
+/* The memory behind a handle; throws and returns NULL for anything else. */
+static struct memory *memory_of(napi_env env, napi_value handle, const char *function)
+{
+    bool tagged = false;
+    struct memory *memory = NULL;
+    if (napi_check_object_type_tag(env, handle, &memory_tag, &tagged) != napi_ok || !tagged ||
+        napi_get_value_external(env, handle, (void **)&memory) != napi_ok)
+        host_throw(env, "%s: the first argument is not a memory handle", function);
+    return memory;
+}
+
 /* destroyMemory(handle, windows): detaches every window, unmaps, closes the file. A second call does nothing. */
 napi_value host_destroy_memory(napi_env env, napi_callback_info info)
 {
     napi_value arguments[2];
     if (!host_arguments(env, info, "destroyMemory", 2, arguments))
         return NULL;
-    bool tagged = false;
-    if (napi_check_object_type_tag(env, arguments[0], &memory_tag, &tagged) != napi_ok || !tagged)
-        return host_throw(env, "destroyMemory: the first argument is not a memory handle");
-    struct memory *memory;
-    HOST_CHECK(env, napi_get_value_external(env, arguments[0], (void **)&memory));
+    struct memory *memory = memory_of(env, arguments[0], "destroyMemory");
+    if (!memory)
+        return NULL;
+    if (memory->discarding > 0)
+        return host_throw(env, "destroyMemory: %zu discards are under way", memory->discarding);
     uint32_t length = 0;
     HOST_CHECK(env, napi_get_array_length(env, arguments[1], &length));
     if (length != memory->window_count)
@@ -277,4 +294,143 @@ napi_value host_fill64(napi_env env, napi_callback_info info)
     for (uint64_t i = 0, value = start; i < count; i++, value += step)
         values[i] = value;
     return NULL;
+}
+
+struct range {
+    uint64_t offset, length;
+};
+
+/* One discardMemory() call. The references keep the windows mapped until it is over. */
+struct discard {
+    napi_async_work work;
+    napi_deferred deferred;
+    napi_ref handle, windows;
+    struct memory *memory;
+    int error;
+    size_t count;
+    struct range ranges[];
+};
+
+/* A range of a file: whoever maps it reads zeros from then on. */
+static int punch(int fd, struct range range)
+{
+    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range.offset, (off_t)range.length) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+/* A range of private memory, window by window. */
+static int forget(const struct memory *memory, struct range range)
+{
+    while (range.length > 0) {
+        const struct window *window = &memory->windows[range.offset / WINDOW_SIZE];
+        uint64_t within = range.offset % WINDOW_SIZE;
+        uint64_t piece = window->size - within < range.length ? window->size - within : range.length;
+        if (madvise((uint8_t *)window->address + within, piece, MADV_DONTNEED) < 0)
+            return errno;
+        range.offset += piece;
+        range.length -= piece;
+    }
+    return 0;
+}
+
+/* On a thread of the pool. */
+static void discard_ranges(napi_env env, void *data)
+{
+    (void)env;
+    struct discard *discard = data;
+    for (size_t i = 0; i < discard->count && discard->error == 0; i++)
+        discard->error = discard->memory->fd >= 0 ? punch(discard->memory->fd, discard->ranges[i])
+                                                  : forget(discard->memory, discard->ranges[i]);
+}
+
+static void free_discard(napi_env env, struct discard *discard)
+{
+    if (discard->handle)
+        napi_delete_reference(env, discard->handle);
+    if (discard->windows)
+        napi_delete_reference(env, discard->windows);
+    if (discard->work)
+        napi_delete_async_work(env, discard->work);
+    free(discard);
+}
+
+static void finish_discard(napi_env env, napi_status status, void *data)
+{
+    struct discard *discard = data;
+    discard->memory->discarding--;
+    int error = status == napi_ok ? discard->error : ECANCELED;
+    napi_value result = NULL, code, message;
+    char text[128];
+    if (error == 0) {
+        if (napi_get_undefined(env, &result) == napi_ok)
+            napi_resolve_deferred(env, discard->deferred, result);
+    } else {
+        snprintf(text, sizeof text, "giving guest memory back: %s", strerror(error));
+        if (napi_create_string_utf8(env, strerrorname_np(error), NAPI_AUTO_LENGTH, &code) == napi_ok &&
+            napi_create_string_utf8(env, text, NAPI_AUTO_LENGTH, &message) == napi_ok &&
+            napi_create_error(env, code, message, &result) == napi_ok)
+            napi_reject_deferred(env, discard->deferred, result);
+    }
+    free_discard(env, discard);
+}
+
+/*
+ * discardMemory(handle, windows, ranges: Float64Array of offset, length, ...) -> Promise: the pages go back to the host
+ * and read as zeros from then on. Offsets and lengths are multiples of 4096.
+ */
+napi_value host_discard_memory(napi_env env, napi_callback_info info)
+{
+    napi_value arguments[3], promise, name;
+    if (!host_arguments(env, info, "discardMemory", 3, arguments))
+        return NULL;
+    struct memory *memory = memory_of(env, arguments[0], "discardMemory");
+    if (!memory)
+        return NULL;
+    napi_typedarray_type type = napi_int8_array;
+    size_t length = 0;
+    double *values = NULL;
+    bool is_typed = false, is_array = false;
+    HOST_CHECK(env, napi_is_array(env, arguments[1], &is_array));
+    HOST_CHECK(env, napi_is_typedarray(env, arguments[2], &is_typed));
+    if (is_typed)
+        HOST_CHECK(env, napi_get_typedarray_info(env, arguments[2], &type, &length, (void **)&values, NULL, NULL));
+    if (!is_array || !is_typed || type != napi_float64_array || length % 2 != 0)
+        return host_throw(env, "discardMemory: wanted a handle, its windows and pairs of numbers");
+
+    uint64_t size = 0;
+    for (size_t i = 0; i < memory->window_count; i++) {
+        if (!memory->windows[i].address)
+            return host_throw(env, "discardMemory: the memory is gone");
+        size += memory->windows[i].size;
+    }
+    struct discard *discard = calloc(1, sizeof *discard + length / 2 * sizeof discard->ranges[0]);
+    if (!discard)
+        return host_throw_errno(env, "discardMemory", ENOMEM);
+    discard->memory = memory;
+    discard->count = length / 2;
+    for (size_t i = 0; i < discard->count; i++) {
+        double offset = values[2 * i], bytes = values[2 * i + 1];
+        struct range *range = &discard->ranges[i];
+        if (offset >= 0 && bytes > 0 && offset < (double)size && bytes <= (double)size)
+            *range = (struct range){(uint64_t)offset, (uint64_t)bytes};
+        if (range->length == 0 || range->offset % PAGE_SIZE != 0 || range->length % PAGE_SIZE != 0 ||
+            (double)range->offset != offset || (double)range->length != bytes || range->length > size - range->offset) {
+            free(discard);
+            return host_throw_range(env, "discardMemory: %g bytes at %g: not pages of this memory", bytes, offset);
+        }
+    }
+    if (napi_create_reference(env, arguments[0], 1, &discard->handle) != napi_ok ||
+        napi_create_reference(env, arguments[1], 1, &discard->windows) != napi_ok ||
+        napi_create_string_utf8(env, "discardMemory", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+        napi_create_async_work(env, NULL, name, discard_ranges, finish_discard, discard, &discard->work) != napi_ok ||
+        napi_create_promise(env, &discard->deferred, &promise) != napi_ok) {
+        free_discard(env, discard);
+        return host_throw(env, "discardMemory: cannot make the promise");
+    }
+    memory->discarding++;
+    if (napi_queue_async_work(env, discard->work) != napi_ok)
+        finish_discard(env, napi_cancelled, discard);
+    return promise;
 }

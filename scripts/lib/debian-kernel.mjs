@@ -142,6 +142,36 @@ export async function unpackModules(image, work) {
 }
 
 /**
+ * Paths of single modules (by name: 'xen-blkfront') of the package that `image` came from, uncompressed. They are kept
+ * beside the image: only the first call fetches the package.
+ */
+export async function kernelModules(image, names) {
+  const directory = path.join(path.dirname(image), 'modules');
+  const files = names.map((name) => path.join(directory, `${name}.ko`));
+  if (files.every((file) => existsSync(file))) return files;
+  mkdirSync(directory, { recursive: true });
+  const work = mkdtempSync(path.join(cacheDirectory('kernels'), '.modules-'));
+  try {
+    await unpackModules(image, work);
+    const all = readdirSync(work, { recursive: true });
+    for (const [i, name] of names.entries()) {
+      const found = all.find(
+        (entry) => path.basename(entry) === `${name}.ko` || path.basename(entry) === `${name}.ko.xz`,
+      );
+      if (found === undefined) fail(`the package of ${image} has no module ${name}`);
+      const bytes = found.endsWith('.xz')
+        ? run('xz', ['-dc', path.join(work, found)], { capture: true, encoding: 'buffer' }).stdout
+        : readFileSync(path.join(work, found));
+      writeFileSync(`${files[i]}.new`, bytes);
+      renameSync(`${files[i]}.new`, files[i]);
+    }
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  return files;
+}
+
+/**
  * Path of a kernel image. `which` is 'stock' (behind linux-image-amd64) or 'other' (the newest that apt offers beside
  * it). Undefined when there is no other one.
  */

@@ -61,6 +61,23 @@ export function cpio(entries: readonly InitramfsEntry[]): Buffer {
 /** BusyBox's usual place with Debian's busybox-static. */
 export const BUSYBOX = '/bin/busybox';
 
+const atOnce = (applet: string): InitramfsEntry => ({
+  path: `sbin/${applet}`,
+  kind: 'file',
+  data: `#!/bin/sh\nexec /bin/busybox ${applet} -f\n`,
+  executable: true,
+});
+
+/**
+ * What Linux runs when it is asked from outside to power off or to reboot. BusyBox's own programs would ask process 1,
+ * which is a script here.
+ */
+export const SHUTDOWN_PROGRAMS: readonly InitramfsEntry[] = [
+  { path: 'sbin', kind: 'directory' },
+  atOnce('poweroff'),
+  atOnce('reboot'),
+];
+
 /** A gzipped initramfs with BusyBox, an init script and further files. */
 export function busyboxInitramfs(init: string, more: readonly InitramfsEntry[] = [], busybox = BUSYBOX): Buffer {
   const entries: InitramfsEntry[] = [

@@ -10,6 +10,8 @@ export interface OptionDecl {
   readonly value?: string;
   /** May be given more than once. */
   readonly multiple?: boolean;
+  /** One letter, for flags that xl has as letters. */
+  readonly short?: string;
   readonly help: string;
 }
 
@@ -37,7 +39,11 @@ const wantedHelp = (command: CommandDecl): string => `options as 'xenlighten ${c
 export function parseArguments(command: CommandDecl, argv: readonly string[]): Arguments {
   const options: NonNullable<ParseArgsConfig['options']> = {};
   for (const [name, decl] of Object.entries(command.options)) {
-    options[name] = { type: decl.value === undefined ? 'boolean' : 'string', multiple: decl.multiple === true };
+    options[name] = {
+      type: decl.value === undefined ? 'boolean' : 'string',
+      multiple: decl.multiple === true,
+      ...(decl.short === undefined ? {} : { short: decl.short }),
+    };
   }
   let parsed: { values: Record<string, unknown>; positionals: string[] };
   try {
@@ -91,7 +97,7 @@ export function choiceOption<const T extends string>(name: string, text: string,
 /** The text of `xenlighten COMMAND --help`. */
 export function commandHelp(command: CommandDecl): string {
   const flags = Object.entries(command.options).map(([name, decl]) => ({
-    left: `--${name}${decl.value === undefined ? '' : ` ${decl.value}`}`,
+    left: `${decl.short === undefined ? '' : `-${decl.short}, `}--${name}${decl.value === undefined ? '' : ` ${decl.value}`}`,
     help: decl.help,
   }));
   const width = Math.max(0, ...flags.map((f) => f.left.length));

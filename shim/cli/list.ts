@@ -1,17 +1,17 @@
-/** `xenlighten list`: the user's running guests, in the columns of `xl list`. */
-import { type ListedDomain, listDomains } from '../domain/control-client';
+/** `xenlighten list [NAME]`: the user's running guests, or one of them, in the columns of `xl list`. */
+import { ControlClient, type ListedDomain, listDomains } from '../domain/control-client';
 import { EXIT } from '../domain/exit-status';
 import type { Arguments, CommandDecl } from './arguments';
 import { print } from './output';
 
 export const declaration: CommandDecl = {
   name: 'list',
-  usage: '',
+  usage: '[NAME]',
   summary: [
-    'Lists your running guests: name, id (as the guest sees it), memory in MiB, virtual CPUs, state (r running, b blocked,',
+    'Lists your running guests, or one: name, id (as the guest sees it), memory in MiB, virtual CPUs, state (r running, b blocked,',
     'p paused), seconds that the virtual CPUs have run. A guest that does not answer has question marks.',
   ].join('\n'),
-  positionals: { min: 0, max: 0 },
+  positionals: { min: 0, max: 1 },
   options: { json: { help: 'print the list as JSON' } },
 };
 
@@ -29,7 +29,10 @@ export function formatDomain({ name, info }: ListedDomain): string {
 }
 
 export async function run(args: Arguments): Promise<number> {
-  const domains = await listDomains();
+  const [name] = args.positionals;
+  const domains = (await listDomains()).filter((d) => name === undefined || d.name === name);
+  // Says that there is no such guest.
+  if (name !== undefined && domains.length === 0) (await ControlClient.connect(name)).close();
   const text = args.flag('json')
     ? JSON.stringify(
         domains.map((d) => d.info ?? { name: d.name }),

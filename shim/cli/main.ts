@@ -24,7 +24,16 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   },
   pause: { summary: 'stop a running guest, and its clock, until it is unpaused', load: () => import('./pause.js') },
   unpause: { summary: 'let a paused guest go on', load: () => import('./unpause.js') },
+  shutdown: { summary: 'ask a running guest to power off', load: () => import('./shutdown.js') },
+  reboot: { summary: 'ask a running guest to start again', load: () => import('./reboot.js') },
   destroy: { summary: 'end a running guest at once', load: () => import('./destroy.js') },
+  console: { summary: "connect to a running guest's console", load: () => import('./console.js') },
+  'mem-set': { summary: 'set the memory that a running guest is to have', load: () => import('./mem-set.js') },
+  'vcpu-set': { summary: 'set how many virtual processors it is to use', load: () => import('./vcpu-set.js') },
+  'block-attach': { summary: 'give a running guest another disk', load: () => import('./block-attach.js') },
+  'block-detach': { summary: 'take a disk away from a running guest', load: () => import('./block-detach.js') },
+  'block-list': { summary: "list a running guest's disks", load: () => import('./block-list.js') },
+  sysrq: { summary: 'send a magic SysRq key to a running guest', load: () => import('./sysrq.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
 };
 
@@ -40,7 +49,7 @@ function help(): string {
     "'xenlighten COMMAND --help' explains a command. '--version' prints the version.",
     '',
     'Exit status: 0 success (the guest powered off), 1 wrong usage, configuration or files, 2 the host or the engine',
-    'failed, 3 the guest crashed, 4 a timeout ran out.',
+    'failed, 3 the guest crashed, 4 a timeout ran out, or the guest did not answer in time.',
   ].join('\n');
 }
 

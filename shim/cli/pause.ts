@@ -1,6 +1,9 @@
 /** `xenlighten pause NAME`: stops a running guest; returns when it stands still. */
 import type { Arguments, CommandDecl } from './arguments';
-import { changeState } from './change-state';
+import { ask } from './ask';
+
+/** A domain gives up sooner. */
+const TIMEOUT_MS = 30_000;
 
 export const declaration: CommandDecl = {
   name: 'pause',
@@ -14,5 +17,5 @@ export const declaration: CommandDecl = {
 };
 
 export function run(args: Arguments): Promise<number> {
-  return changeState(args.positionals[0] as string, 'pause');
+  return ask(args.positionals[0] as string, (client) => client.request('pause'), TIMEOUT_MS);
 }

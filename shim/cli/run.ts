@@ -31,12 +31,15 @@ export const declaration: CommandDecl = {
   name: 'run',
   usage: '[GUEST.cfg]',
   summary: [
-    'Boots a Xen PV guest. Its console is stdin and stdout (Ctrl-] on a terminal ends the guest and leaves).',
+    'Boots a Xen PV guest. Its console is stdin and stdout (Ctrl-] on a terminal destroys the guest and leaves).',
     'GUEST.cfg is an xl configuration file; options win over it.',
     '',
-    'Exit status: 0 the guest powered off, 1 wrong usage or configuration, 2 the host or the engine failed or another',
-    'process destroyed the guest, 3 the guest crashed, 4 --timeout ran out; 128 + N ended by signal N (Ctrl-] counts',
-    'as SIGINT: 130).',
+    'SIGINT (Ctrl-C where stdin is no terminal), SIGTERM and SIGHUP ask the guest to power off, and end this process when',
+    'it has, whatever on_poweroff says; a second one destroys it, as SIGQUIT does at once.',
+    '',
+    'Exit status: 0 the guest powered off, also when a signal asked it to; 1 wrong usage or configuration, 2 the host or',
+    'the engine failed or another process destroyed the guest, 3 the guest crashed, 4 --timeout ran out; 128 + N signal N',
+    'destroyed the guest (Ctrl-] counts as SIGINT: 130).',
   ].join('\n'),
   positionals: { min: 0, max: 1 },
   options: {
@@ -199,10 +202,12 @@ export async function run(args: Arguments): Promise<number> {
     await ahead.kernelOnItsWay.catch(() => undefined);
     const { runGuest } = runner();
     const hooks: RunHooks = {
-      stop: stop.promise,
+      shutdown: stop.shutdown,
+      stop: stop.stop,
+      notice: complain,
       // The terminal becomes raw when the guest is about to run, not before: an error must not be printed on a raw one.
       console: () => {
-        terminal ??= new Terminal({ onLeave: () => stop.interrupt('SIGINT') });
+        terminal ??= new Terminal({ onLeave: () => stop.destroy('SIGINT') });
         return { input: terminal.input, output: process.stdout };
       },
       onCrash: (report) => {

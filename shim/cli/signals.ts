@@ -1,38 +1,65 @@
-/** Signals that end a run in order: the guest is destroyed, then the process exits with 128 + the signal's number. */
+/**
+ * Signals that end a run in order. The first SIGINT, SIGTERM or SIGHUP asks the guest to power off; the second one, and
+ * SIGQUIT at once, destroys it, after which the process exits with 128 + the signal's number. One more ends the process
+ * where it is.
+ */
 import { SIGNAL_STATUS } from '../domain/exit-status';
 
 export type Interruption = keyof typeof SIGNAL_STATUS;
 
 export interface Interruptions {
-  /** Resolves with the first signal, or what interrupt() was given. */
-  readonly promise: Promise<Interruption>;
-  interrupt(signal: Interruption): void;
+  /** Resolves with the first signal that asks. */
+  readonly shutdown: Promise<Interruption>;
+  /** Resolves with the signal that destroys, or what destroy() was given. */
+  readonly stop: Promise<Interruption>;
+  destroy(signal: Interruption): void;
   /** Gives the signals their usual meaning back. */
   close(): void;
 }
 
-/** Starts to listen. A second signal while the first is being served ends the process at once. */
-export function interruptions(): Interruptions {
-  let interrupt!: (signal: Interruption) => void;
-  const promise = new Promise<Interruption>((resolve) => {
-    interrupt = resolve;
+/** What is used of process. */
+export interface SignalProcess {
+  on(event: string, listener: () => void): unknown;
+  off(event: string, listener: () => void): unknown;
+  exit(status: number): unknown;
+}
+
+/** Starts to listen. */
+export function interruptions(from: SignalProcess = process): Interruptions {
+  let ask!: (signal: Interruption) => void;
+  let destroy!: (signal: Interruption) => void;
+  const shutdown = new Promise<Interruption>((resolve) => {
+    ask = resolve;
   });
-  let seen = false;
+  const stop = new Promise<Interruption>((resolve) => {
+    destroy = resolve;
+  });
+  let seen: 'none' | 'asked' | 'destroyed' = 'none';
   const handlers = (Object.keys(SIGNAL_STATUS) as Interruption[]).map((signal) => {
     const handler = (): void => {
-      // The engine's process dies with this one: leaving at once leaves nothing behind.
-      if (seen) process.exit(SIGNAL_STATUS[signal]);
-      seen = true;
-      interrupt(signal);
+      if (seen === 'destroyed') {
+        // The engine's process dies with this one: leaving at once leaves nothing behind.
+        from.exit(SIGNAL_STATUS[signal]);
+      } else if (seen === 'asked' || signal === 'SIGQUIT') {
+        seen = 'destroyed';
+        destroy(signal);
+      } else {
+        seen = 'asked';
+        ask(signal);
+      }
     };
-    process.on(signal, handler);
+    from.on(signal, handler);
     return { signal, handler };
   });
   return {
-    promise,
-    interrupt,
+    shutdown,
+    stop,
+    destroy: (signal) => {
+      seen = 'destroyed';
+      destroy(signal);
+    },
     close: () => {
-      for (const { signal, handler } of handlers) process.off(signal, handler);
+      for (const { signal, handler } of handlers) from.off(signal, handler);
     },
   };
 }

@@ -1,6 +1,9 @@
 /** `xenlighten unpause NAME`: lets a paused guest go on. */
 import type { Arguments, CommandDecl } from './arguments';
-import { changeState } from './change-state';
+import { ask } from './ask';
+
+/** A domain gives up sooner. */
+const TIMEOUT_MS = 30_000;
 
 export const declaration: CommandDecl = {
   name: 'unpause',
@@ -14,5 +17,5 @@ export const declaration: CommandDecl = {
 };
 
 export function run(args: Arguments): Promise<number> {
-  return changeState(args.positionals[0] as string, 'unpause');
+  return ask(args.positionals[0] as string, (client) => client.request('unpause'), TIMEOUT_MS);
 }

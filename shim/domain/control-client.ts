@@ -19,7 +19,7 @@ import type { DomainInfo } from './domain-info';
 export interface ControlClientOptions {
   /** Default: the user's. */
   readonly directory?: string;
-  /** For each answer; default 10 s. */
+  /** For each answer; default 10 s; 0: as long as it takes. */
   readonly timeoutMs?: number;
 }
 
@@ -28,7 +28,7 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 interface Waiter {
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: Error) => void;
-  readonly timer: NodeJS.Timeout;
+  readonly timer: NodeJS.Timeout | undefined;
 }
 
 export class ControlClient {
@@ -36,6 +36,8 @@ export class ControlClient {
   private readonly waiters = new Map<number, Waiter>();
   private chunks: Buffer[] = [];
   private size = 0;
+  /** The request that makes the connection a console, while it is not answered. */
+  private consoleId: number | undefined;
   /** Resolves when the connection is over, whoever ended it. */
   readonly ended: Promise<void>;
 
@@ -88,10 +90,11 @@ export class ControlClient {
   ): Promise<ControlMethods[M]['result']> {
     const id = this.next++;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const late = (): void => {
         this.waiters.delete(id);
         reject(new ControlError('timeout', `${this.name}: no answer to ${method} within ${this.timeoutMs / 1000} s`));
-      }, this.timeoutMs);
+      };
+      const timer = this.timeoutMs === 0 ? undefined : setTimeout(late, this.timeoutMs);
       const done = (): void => {
         clearTimeout(timer);
         this.waiters.delete(id);
@@ -117,6 +120,20 @@ export class ControlClient {
     });
   }
 
+  /**
+   * Makes the connection the guest's console: what is read from the stream that it resolves with is what the guest says,
+   * after what it said before; what is written to it is typed. Nothing else can be asked any more. The stream is paused.
+   */
+  async openConsole(history = true): Promise<Socket> {
+    this.consoleId = this.next;
+    try {
+      await this.request('console', { history });
+    } finally {
+      this.consoleId = undefined;
+    }
+    return this.socket;
+  }
+
   close(): void {
     this.socket.destroy();
   }
@@ -131,14 +148,20 @@ export class ControlClient {
     if (chunk.indexOf(10) < 0) return;
     let rest = Buffer.concat(this.chunks);
     for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10)) {
-      this.answered(rest.subarray(0, end));
+      const isConsole = this.answered(rest.subarray(0, end));
       rest = rest.subarray(end + 1);
+      if (!isConsole) continue;
+      this.socket.removeAllListeners('data');
+      this.socket.pause();
+      if (rest.length > 0) this.socket.unshift(rest);
+      return;
     }
     this.chunks = rest.length === 0 ? [] : [rest];
     this.size = rest.length;
   }
 
-  private answered(line: Buffer): void {
+  /** True if what follows is no answer: the connection is a console. */
+  private answered(line: Buffer): boolean {
     let answer: Record<string, unknown>;
     try {
       answer = parseLine(line) as Record<string, unknown>;
@@ -146,15 +169,16 @@ export class ControlClient {
     } catch (error) {
       for (const w of this.waiters.values()) w.reject(new ControlError('bad-answer', `${this.name}: ${String(error)}`));
       this.socket.destroy();
-      return;
+      return false;
     }
     // An answer without an id is about what was sent last.
     const waiter = this.waiters.get(answer['id'] as number) ?? (answer['id'] === null ? this.oldest() : undefined);
-    if (waiter === undefined) return;
+    if (waiter === undefined) return false;
     const error = answer['error'] as { code?: unknown; message?: unknown } | undefined;
     if (error === undefined) waiter.resolve(answer['result']);
     else
       waiter.reject(new ControlError(String(error.code) as ControlErrorCode, `${this.name}: ${String(error.message)}`));
+    return error === undefined && answer['id'] === this.consoleId;
   }
 
   private oldest(): Waiter | undefined {

@@ -7,14 +7,33 @@
  * `id` is a number or a string of the client's choice and comes back as it was; it is null in answers to what could not
  * be read as a request. Requests of a connection are answered one after the other, in order.
  *
- * Methods: info (DomainInfo), stats (Stats), destroy ({}; the connection ends when the domain is gone), pause ({}, when
- * nothing of the guest runs any more), unpause ({}, when all of it does again), trace-start (params.file: absolute path;
- * {}), trace-stop (TraceSummary). A paused domain answers all of them. Methods are added without a new version: a domain
- * that is older than its client says unknown-method.
+ * Methods:
+ *   info         DomainInfo
+ *   stats        Stats
+ *   destroy      {}; the connection ends when the domain is gone
+ *   shutdown     params.kind: poweroff, reboot or halt; params.timeoutMs, default 60,000, for the guest's acknowledgement;
+ *                params.wait: answer when the domain has ended. {}, or {"end": how} when it has
+ *   pause        {}, when nothing of the guest runs any more
+ *   unpause      {}, when all of it does again
+ *   mem-set      params.mib: memory that the guest is to have, in MiB. {}, when it has been told
+ *   vcpu-set     params.vcpus: how many are to be online. {}, when it has been told
+ *   block-attach params.disk: as in xl's disk=; params.directory: where its path is relative to. {}, when it is offered
+ *   block-detach params.device: name or number; params.force: do not wait for the guest. {}, when it is gone
+ *   block-list   BlockInfo[]
+ *   sysrq        params.key: one character. {}, when it has been told
+ *   console      params.history: whether to begin with what was said before (default true). {}; behind the answer's
+ *                newline the connection is the guest's console, bytes both ways, and nothing else any more
+ *   trace-start  params.file: absolute path. {}
+ *   trace-stop   TraceSummary
+ * A paused domain answers all of them; shutdown is refused. Methods are added without a new version: a domain that is
+ * older than its client says unknown-method.
  */
 import type { Stats } from '../translate/stats';
 import type { TraceSummary } from '../translate/trace';
+import type { BlockInfo } from './disks/block-devices';
+import type { DomainEnd } from './domain';
 import type { DomainInfo } from './domain-info';
+import type { ShutdownKind } from './guest-control';
 
 export const CONTROL_VERSION = 1;
 /** Bytes of a request line at most, newline included. */
@@ -34,8 +53,12 @@ export type ControlErrorCode =
   | 'too-large'
   /** The domain is being built, or is ending. */
   | 'not-running'
-  /** pause of a domain that is not running, unpause of one that is not paused. */
+  /** pause or shutdown of a domain that is not running, unpause of one that is not paused. */
   | 'wrong-state'
+  /** shutdown, block-detach: the guest has said that it can be asked, and has not done it. */
+  | 'not-acknowledged'
+  /** shutdown: the guest has said nothing of that, nor acknowledged. */
+  | 'not-listening'
   | 'failed';
 
 export class ControlError extends Error {
@@ -62,8 +85,19 @@ export interface ControlMethods {
   info: { params: Record<string, never>; result: DomainInfo };
   stats: { params: Record<string, never>; result: Stats };
   destroy: { params: Record<string, never>; result: Record<string, never> };
+  shutdown: {
+    params: { kind: ShutdownKind; wait?: boolean; timeoutMs?: number };
+    result: { end?: DomainEnd['kind'] };
+  };
   pause: { params: Record<string, never>; result: Record<string, never> };
   unpause: { params: Record<string, never>; result: Record<string, never> };
+  'mem-set': { params: { mib: number }; result: Record<string, never> };
+  'vcpu-set': { params: { vcpus: number }; result: Record<string, never> };
+  'block-attach': { params: { disk: string; directory: string }; result: Record<string, never> };
+  'block-detach': { params: { device: string; force?: boolean }; result: Record<string, never> };
+  'block-list': { params: Record<string, never>; result: readonly BlockInfo[] };
+  sysrq: { params: { key: string }; result: Record<string, never> };
+  console: { params: { history?: boolean }; result: Record<string, never> };
   'trace-start': { params: { file: string }; result: Record<string, never> };
   'trace-stop': { params: Record<string, never>; result: TraceSummary };
 }
@@ -74,8 +108,16 @@ export const CONTROL_METHODS: readonly ControlMethod[] = [
   'info',
   'stats',
   'destroy',
+  'shutdown',
   'pause',
   'unpause',
+  'mem-set',
+  'vcpu-set',
+  'block-attach',
+  'block-detach',
+  'block-list',
+  'sysrq',
+  'console',
   'trace-start',
   'trace-stop',
 ];

@@ -7,11 +7,12 @@
  */
 import { chmod, unlink } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
-import { isAbsolute } from 'node:path';
+import { isAbsolute, resolve } from 'node:path';
 import type { Logger } from 'pino';
 import { UsageError } from '../errors';
 import type { Stats } from '../translate/stats';
 import type { TraceSummary } from '../translate/trace';
+import { ConsoleStream, type StreamedConsole } from './console-stream';
 import {
   claimName,
   controlDirectory,
@@ -33,10 +34,20 @@ import {
   MAX_REQUEST,
   parseLine,
 } from './control-protocol';
+import { BlockDeviceError, type BlockInfo } from './disks/block-devices';
+import { type DiskSpec, parseDiskSpec } from './disks/disk-spec';
+import type { DomainEnd } from './domain';
 import type { DomainInfo } from './domain-info';
+import { ACKNOWLEDGE_MS, type GuestControl, SHUTDOWN_KINDS } from './guest-control';
 
 /** What is controlled; a Domain fits. */
 export interface ControlTarget {
+  readonly guest: Pick<GuestControl, 'paused' | 'requestShutdown' | 'setMemory' | 'setVcpus' | 'sysrq'>;
+  readonly console: StreamedConsole;
+  readonly ended: Promise<Pick<DomainEnd, 'kind'>>;
+  readonly blocks: { list(): readonly BlockInfo[] };
+  attachDisk(spec: DiskSpec): Promise<void>;
+  detachDisk(device: string, force: boolean): Promise<void>;
   info(): DomainInfo;
   stats(): Stats;
   destroy(): Promise<void>;
@@ -59,9 +70,26 @@ const MAX_UNIQUE = 1000;
 
 type Methods = { readonly [M in ControlMethod]: (params: Record<string, unknown>) => unknown };
 
+/** How long the end of the socket waits for clients to take what is theirs. */
+const CLOSE_MS = 500;
+/** setTimeout counts no further. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** The result of the method console: what the connection is to become behind the answer. */
+class BecomeConsole {
+  constructor(readonly history: boolean) {}
+}
+
+interface Connection {
+  readonly socket: Socket;
+  /** What is being answered. */
+  work: Promise<void>;
+  stream?: ConsoleStream;
+}
+
 export class ControlSocket {
   private target: ControlTarget | undefined;
-  private readonly connections = new Set<Socket>();
+  private readonly connections = new Set<Connection>();
   private closed = false;
 
   private constructor(
@@ -112,33 +140,47 @@ export class ControlSocket {
     }
   }
 
-  /** Directs requests to this domain from now on; to none with undefined. */
+  /** Directs requests, and consoles, to this domain from now on; to none with undefined. */
   control(target: ControlTarget | undefined): void {
     this.target = target;
+    for (const { stream } of this.connections) stream?.attach(target?.console);
   }
 
-  /** Ends all connections, after what has been answered is on its way, and frees the name. */
+  /** Frees the name and ends all connections; clients have a moment to take what is being answered and shown. */
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
-    this.target = undefined;
+    this.control(undefined);
     await unlink(this.path).catch(() => undefined);
     this.server.close();
-    for (const socket of this.connections) {
+    const ends = [...this.connections].map(async ({ socket, work }) => {
+      await work;
+      await new Promise<void>((resolve) => {
+        socket.once('close', resolve);
+        socket.end(resolve);
+      });
+    });
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, CLOSE_MS);
+    });
+    await Promise.race([Promise.all(ends), late]);
+    clearTimeout(timer);
+    for (const { socket } of this.connections) {
       socket.end();
       socket.unref();
     }
   }
 
   private serve(socket: Socket): void {
-    this.connections.add(socket);
-    socket.on('close', () => this.connections.delete(socket));
+    const connection: Connection = { socket, work: Promise.resolve() };
+    this.connections.add(connection);
+    socket.on('close', () => this.connections.delete(connection));
     // A client that goes away while it is being answered.
     socket.on('error', (err) => this.log?.debug({ err }, 'control connection'));
     let rest: Buffer = Buffer.alloc(0);
     let busy = false;
     const work = async (): Promise<void> => {
-      if (busy) return;
       busy = true;
       socket.pause();
       for (;;) {
@@ -146,7 +188,13 @@ export class ControlSocket {
         if (end < 0 || end >= MAX_REQUEST) break;
         const line = rest.subarray(0, end);
         rest = rest.subarray(end + 1);
-        if (!(await this.send(socket, await this.answer(line)))) return;
+        const { bytes, become } = await this.answer(line);
+        if (!(await this.send(socket, bytes))) return;
+        if (become !== undefined) {
+          socket.removeAllListeners('data');
+          connection.stream = new ConsoleStream(socket, this.target?.console, become.history, rest);
+          return;
+        }
       }
       busy = false;
       if (rest.length >= MAX_REQUEST) {
@@ -163,7 +211,7 @@ export class ControlSocket {
     };
     socket.on('data', (chunk: Buffer) => {
       rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
-      void work();
+      if (!busy) connection.work = work();
     });
   }
 
@@ -180,18 +228,25 @@ export class ControlSocket {
     });
   }
 
-  private async answer(line: Buffer): Promise<Buffer> {
+  private async answer(line: Buffer): Promise<{ bytes: Buffer; become?: BecomeConsole }> {
     let value: unknown;
     try {
       value = parseLine(line);
     } catch {
-      return failure(null, new ControlError('bad-request', 'not JSON'));
+      return { bytes: failure(null, new ControlError('bad-request', 'not JSON')) };
     }
     try {
       const request = checkRequest(value);
-      return encodeLine({ version: CONTROL_VERSION, id: request.id, result: await this.call(request) });
+      const result = await this.call(request);
+      const become = result instanceof BecomeConsole ? result : undefined;
+      const bytes = encodeLine({
+        version: CONTROL_VERSION,
+        id: request.id,
+        result: become === undefined ? result : {},
+      });
+      return become === undefined ? { bytes } : { bytes, become };
     } catch (error) {
-      return failure(idOf(value), error);
+      return { bytes: failure(idOf(value), error) };
     }
   }
 
@@ -215,6 +270,24 @@ function failure(id: number | string | null, error: unknown): Buffer {
   return encodeLine({ version: CONTROL_VERSION, id, error: { code, message } });
 }
 
+/** A disk whose path may be relative to the client's directory. Throws UsageError. */
+function diskIn(directory: string, text: string): DiskSpec {
+  const { disk } = parseDiskSpec(text, 'block-attach');
+  return disk.path === undefined ? disk : { ...disk, path: resolve(directory, disk.path) };
+}
+
+/** What is wrong with a disk is the client's error. */
+async function asked(run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    if (error instanceof UsageError) throw new ControlError('bad-params', error.message, { cause: error });
+    if (error instanceof BlockDeviceError)
+      throw new ControlError(error.late ? 'not-acknowledged' : 'wrong-state', error.message, { cause: error });
+    throw error;
+  }
+}
+
 function methods(target: ControlTarget, log: Logger | undefined): Methods {
   return {
     info: (): ControlMethods['info']['result'] => target.info(),
@@ -224,6 +297,20 @@ function methods(target: ControlTarget, log: Logger | undefined): Methods {
       setImmediate(() => void target.destroy().catch((err: unknown) => log?.error({ err }, 'destroying the domain')));
       return {};
     },
+    shutdown: async (params): Promise<ControlMethods['shutdown']['result']> => {
+      const kind = SHUTDOWN_KINDS.find((k) => k === params['kind']);
+      const { wait = false, timeoutMs = ACKNOWLEDGE_MS } = params;
+      if (kind === undefined) throw new ControlError('bad-params', `kind: wanted ${SHUTDOWN_KINDS.join(', ')}`);
+      if (typeof wait !== 'boolean') throw new ControlError('bad-params', 'wait: wanted true or false');
+      if (typeof timeoutMs !== 'number' || !(timeoutMs >= 0 && timeoutMs <= MAX_TIMEOUT_MS)) {
+        throw new ControlError('bad-params', `timeoutMs: wanted a number from 0 to ${MAX_TIMEOUT_MS}`);
+      }
+      if (target.guest.paused) {
+        throw new ControlError('wrong-state', 'cannot shut the domain down: it is paused, wanted one that is running');
+      }
+      const outcome = await target.guest.requestShutdown(kind, timeoutMs);
+      return outcome === 'acknowledged' && !wait ? {} : { end: (await target.ended).kind };
+    },
     pause: async () => {
       await target.pause();
       return {};
@@ -231,6 +318,36 @@ function methods(target: ControlTarget, log: Logger | undefined): Methods {
     unpause: async () => {
       await target.unpause();
       return {};
+    },
+    // What is wrong with a parameter is found where it is used.
+    'mem-set': ({ mib }) => {
+      target.guest.setMemory(mib as number);
+      return {};
+    },
+    'vcpu-set': ({ vcpus }) => {
+      target.guest.setVcpus(vcpus as number);
+      return {};
+    },
+    'block-attach': async ({ disk, directory }) => {
+      if (typeof disk !== 'string' || typeof directory !== 'string' || !isAbsolute(directory))
+        throw new ControlError('bad-params', 'disk: wanted a text; directory: wanted an absolute path');
+      await asked(async () => target.attachDisk(diskIn(directory, disk)));
+      return {};
+    },
+    'block-detach': async ({ device, force = false }) => {
+      if (typeof device !== 'string' || typeof force !== 'boolean')
+        throw new ControlError('bad-params', 'device: wanted a name or number; force: wanted true or false');
+      await asked(() => target.detachDisk(device, force));
+      return {};
+    },
+    'block-list': (): ControlMethods['block-list']['result'] => target.blocks.list(),
+    sysrq: ({ key }) => {
+      target.guest.sysrq(key as string);
+      return {};
+    },
+    console: ({ history = true }) => {
+      if (typeof history !== 'boolean') throw new ControlError('bad-params', 'history: wanted true or false');
+      return new BecomeConsole(history);
     },
     'trace-start': async (params) => {
       const { file } = params;

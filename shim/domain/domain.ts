@@ -57,10 +57,12 @@ import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type Ahead, beginAhead } from './ahead';
 import { applyCpuidSettings, type CpuidSetting, hideByName, missingFeatures } from './cpuid-option';
 import type { AddressRange } from './crash-report';
-import { BlockDevices } from './disks/block-devices';
-import type { GuestDisk } from './disks/guest-disk';
+import { BlockDeviceError, BlockDevices } from './disks/block-devices';
+import type { DiskSpec } from './disks/disk-spec';
+import type { GuestDisks } from './disks/guest-disk';
 import { ScratchPages } from './disks/scratch-pages';
 import { type DomainInfo, vcpuTimes } from './domain-info';
+import { GuestControl } from './guest-control';
 import { chooseRing, hostMeltdown } from './guest-ring';
 import { nearest } from './nearest';
 import type { TscClock } from './tsc-clock';
@@ -85,7 +87,7 @@ export interface DomainConfig {
   /** Shown to the guest; RDTSC runs natively in both. Default: 'default'. */
   readonly tscMode?: 'default' | 'native' | undefined;
   /** Its disks. They stay open when the domain ends: the same disks can be given to the next one. */
-  readonly disks?: readonly GuestDisk[] | undefined;
+  readonly disks?: GuestDisks | undefined;
   /** Processor features that the guest gets otherwise than by policy. */
   readonly cpuid?: readonly CpuidSetting[] | undefined;
   /** Hypercalls and sub-operations that the shim answers although the trap module could: [number, mask of sub-ops]. */
@@ -154,6 +156,8 @@ export class Domain {
   readonly xen: XenDomain;
   readonly console: GuestConsole;
   readonly blocks: BlockDevices;
+  /** What the guest can be asked through xenstore: to shut down, to take less memory, ... */
+  readonly guest: GuestControl;
   readonly startedAt = Date.now();
   private readonly mailboxes: Mailboxes;
   private readonly vpStop: VpStop;
@@ -213,6 +217,7 @@ export class Domain {
         onShutdown: (reason, vcpu) => this.onShutdown(reason, vcpu),
         raisePort: (vcpu, port) => this.mailboxes.raisePort(vcpu, port),
         kick: (vcpu) => this.mailboxes.kick(vcpu),
+        discard: (ranges) => memory.discard(ranges),
         log,
       },
     });
@@ -262,6 +267,17 @@ export class Domain {
       onlineVcpus: config.vcpus ?? 1,
       store: { port: STORE_PORT, mfn: built.storeMfn },
       console: { port: CONSOLE_PORT, mfn: built.consoleMfn },
+    });
+    this.guest = new GuestControl(this.toolstack, {
+      domid: this.domid,
+      vcpus: layout.nrVps,
+      maxMemoryKiB: total * 4,
+      limitMemory: (kib) => {
+        this.xen.maxPages = kib / 4;
+      },
+      isPaused: () => this.vpStop.state !== 'running',
+      hasEnded: () => this.finished,
+      ended: this.ended,
     });
     let storeNotify = (): void => undefined;
     this.storeRing = new XenstoreRing({
@@ -384,7 +400,7 @@ export class Domain {
       domainMemory.writeM2p(layout.m2pGpa);
       maskUpcalls(memory, layout);
       const domain = new Domain(config, textOf(kernel), partition, layout, built, guestRing, cpuidRows, tsc, log);
-      for (const disk of config.disks ?? []) await domain.blocks.attach(disk);
+      for (const disk of config.disks?.list() ?? []) await domain.blocks.attach(disk);
       return domain;
     } catch (error) {
       await partition.stop();
@@ -411,6 +427,29 @@ export class Domain {
   /** Ends the domain at once. */
   async destroy(): Promise<void> {
     await this.finish({ kind: 'destroyed' });
+  }
+
+  /** Opens a disk and offers it to the guest. UsageError for the image, BlockDeviceError for the domain. */
+  async attachDisk(spec: DiskSpec): Promise<void> {
+    const { disks } = this.config;
+    if (disks === undefined) throw new BlockDeviceError('this domain was started without disks of its own');
+    this.blocks.checkFree(spec.vdev);
+    const disk = await disks.add(spec);
+    try {
+      await this.blocks.attach(disk);
+    } catch (error) {
+      await disks.remove(disk);
+      throw error;
+    }
+  }
+
+  /**
+   * Takes a disk away, by name or number, and closes it. BlockDeviceError when there is none, or the guest does not let go
+   * of it; `force`: it is not asked.
+   */
+  async detachDisk(device: string, force: boolean): Promise<void> {
+    const disk = await this.blocks.detach(this.blocks.find(device), force);
+    await this.config.disks?.remove(disk);
   }
 
   /**

@@ -13,10 +13,11 @@ import { kernelSymbols } from '../xen/builder/symbols';
 import type { Ahead } from './ahead';
 import { ControlSocket } from './control-socket';
 import { type CrashCapture, captureCrash, formatCrash } from './crash-report';
-import { type GuestDisk, openGuestDisks } from './disks/guest-disk';
+import { GuestDisks } from './disks/guest-disk';
 import { type CrashFacts, Domain, type DomainConfig, type DomainEnd } from './domain';
 import { EXIT, endStatus, SIGNAL_STATUS } from './exit-status';
 import { type CompleteGuestConfig, DEFAULT_ACTIONS, type EndEvent } from './guest-config';
+import { askToPowerOff } from './orderly-end';
 
 export interface RunOptions {
   readonly engine?: EngineChoice | undefined;
@@ -37,8 +38,15 @@ export interface RunOptions {
 }
 
 export interface RunHooks {
+  /**
+   * Resolves when the guest is to be asked to power off, with the signal that asked for it. Whatever it then does, power
+   * off or start again, is the end: on_poweroff and on_reboot are for ends that nobody asked of this process.
+   */
+  readonly shutdown: Promise<keyof typeof SIGNAL_STATUS>;
   /** Resolves when the guest is to be destroyed, with the signal that asked for it. */
   readonly stop: Promise<keyof typeof SIGNAL_STATUS>;
+  /** A line for the user about what becomes of `shutdown`. */
+  notice(text: string): void;
   /** The streams for the guest's console; called when a domain is about to start. */
   console(): { readonly input?: Readable; readonly output?: Writable };
   onCrash(report: string): void;
@@ -63,12 +71,7 @@ function traceFile(file: string | undefined, life: number): string | undefined {
   return join(dir, `${name}.${life}${ext}`);
 }
 
-function domainConfig(
-  guest: CompleteGuestConfig,
-  options: RunOptions,
-  disks: readonly GuestDisk[],
-  life: number,
-): DomainConfig {
+function domainConfig(guest: CompleteGuestConfig, options: RunOptions, disks: GuestDisks, life: number): DomainConfig {
   return {
     name: guest.name,
     kernel: guest.kernel,
@@ -103,17 +106,18 @@ interface Life {
   readonly ms: number;
 }
 
-/** One domain, from building to its end. `stopped` is asked once it can be destroyed. */
+/** One domain, from building to its end. `stopped` is asked once it can be destroyed; `onRun` is told while it runs. */
 async function live(
   guest: CompleteGuestConfig,
   options: RunOptions,
-  disks: readonly GuestDisk[],
+  disks: GuestDisks,
   log: Logger,
   hooks: RunHooks,
   stopped: Promise<unknown>,
   control: ControlSocket | undefined,
   life: number,
   ahead: Ahead | undefined,
+  onRun: (domain: Domain | undefined) => void,
 ): Promise<Life> {
   const domain = await Domain.create(domainConfig(guest, options, disks, life), log, ahead);
   let capture: CrashCapture | undefined;
@@ -136,7 +140,9 @@ async function live(
   const began = Date.now();
   control?.control(domain);
   await domain.start();
+  onRun(domain);
   const end = await domain.ended;
+  onRun(undefined);
   control?.control(undefined);
   return { end, capture, stats: options.wantStats ? domain.stats() : undefined, ms: Date.now() - began };
 }
@@ -187,10 +193,18 @@ export async function runGuest(
     stopNow();
   };
   void hooks.stop.then(stop);
+  let running: Domain | undefined;
+  let asked = false;
+  void hooks.shutdown.then((signal) => {
+    // There is nobody yet, or at the moment, who could be asked.
+    if (running === undefined) return stop(signal);
+    asked = true;
+    return askToPowerOff(running.guest, signal, hooks.notice);
+  });
   const timer = options.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), options.timeoutMs);
-  let disks: readonly GuestDisk[] = [];
+  let disks: GuestDisks | undefined;
   try {
-    disks = await openGuestDisks(guest.disks ?? [], guest.snapshot === true, log);
+    disks = await GuestDisks.open(guest.disks ?? [], guest.snapshot === true, log);
     for (let life = 1; ; life++) {
       const { end, capture, stats, ms } = await live(
         guest,
@@ -202,6 +216,9 @@ export async function runGuest(
         control,
         life,
         life === 1 ? ahead : undefined,
+        (domain) => {
+          running = domain;
+        },
       );
       if (capture !== undefined) {
         const cache = new KernelCache(defaultCacheDirectory());
@@ -219,7 +236,7 @@ export async function runGuest(
       }
       if (reason !== undefined) return { status: SIGNAL_STATUS[reason], end, ...withStats };
       const event = EVENTS[end.kind];
-      if (event !== undefined && actions[event] === 'restart') {
+      if (event !== undefined && actions[event] === 'restart' && !asked) {
         if (ms >= MIN_LIFE_MS) {
           log.info({ event }, 'starting the domain again');
           continue;
@@ -237,7 +254,6 @@ export async function runGuest(
   } finally {
     if (timer !== undefined) clearTimeout(timer);
     await control?.close();
-    for (const disk of disks)
-      await disk.close().catch((err: unknown) => log.error({ err, disk: disk.spec.vdev.name }, 'closing a disk'));
+    await disks?.close();
   }
 }

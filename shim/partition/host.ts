@@ -86,6 +86,7 @@ interface Addon {
   readKvmExits(handle: object, vp: number): number[];
   createMemory(sizeBytes: number, hugePages: boolean, isPrivate: boolean): HostMemory;
   destroyMemory(handle: object, windows: readonly ArrayBuffer[]): void;
+  discardMemory(handle: object, windows: readonly ArrayBuffer[], ranges: Float64Array): Promise<void>;
   createSealedFile(name: string, content: Uint8Array): number;
   createSocketPair(): [number, number];
   closeFile(fd: number): void;
@@ -127,6 +128,15 @@ export function createMemory(sizeBytes: number, options: MemoryOptions = {}): Ho
 /** Detaches the windows and unmaps them. No I/O may be in flight into them. A second call does nothing. */
 export function destroyMemory(memory: HostMemory): void {
   addon().destroyMemory(memory.handle, memory.windows);
+}
+
+/**
+ * Gives pages of a memory back to the host, in a thread of the pool: they read as zeros from then on, in every process
+ * that maps them. `ranges` are offsets and lengths in bytes, in turn, multiples of 4096. Until the promise settles
+ * destroyMemory throws. Errors: RangeError for ranges, Error with an errno's name as `code` from the host.
+ */
+export function discardMemory(memory: HostMemory, ranges: Float64Array): Promise<void> {
+  return addon().discardMemory(memory.handle, memory.windows, ranges);
 }
 
 /** An anonymous file with this content that nobody can change; returns its descriptor, to be closed by closeFile. */

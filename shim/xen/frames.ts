@@ -6,7 +6,12 @@
  * changes the rest of the same word at the same time.
  *
  * Quirks: the free list is a bitmap that lives here, in the shim, so that a guest cannot forge a free frame; so do the
- * limits of what frame_info may claim for the domain (a guest at ring 1 can write frame_info). M2P entries of frames that are not the domain's are ~0 (invalid), those of Xen's own shared pages ~0 - 1.
+ * limits of what frame_info may claim for the domain (a guest at ring 1 can write frame_info). M2P entries of frames that
+ * are not the domain's are ~0 (invalid), those of Xen's own shared pages ~0 - 1.
+ *
+ * A free frame is used, or clean: all zeros, and without host memory behind it. frame-return.ts makes used ones clean;
+ * while it does, they are on their way and nobody can have them. A guest whose TLB still leads to a frame that it gave up
+ * can write to a clean one, and finds its own bytes there when it gets the frame again.
  */
 import { TRAP_FI } from '../../abi/trap';
 import type { DomainMemory } from './domain-memory';
@@ -52,6 +57,11 @@ function hasBit(bits: Uint32Array, mfn: number): boolean {
   return word !== undefined && ((word >>> (mfn & 31)) & 1) === 1;
 }
 
+export interface FrameRun {
+  readonly first: number;
+  readonly count: number;
+}
+
 export class Frames {
   /** Highest MFN + 1. */
   readonly nrFrames: number;
@@ -61,6 +71,12 @@ export class Frames {
   private readonly free: Uint32Array;
   private freeCount = 0;
   private hint = 0;
+  /** Of the free frames, those that are known to be all zeros. */
+  private readonly clean: Uint32Array;
+  private usedCount = 0;
+  /** Free frames that nobody gets at the moment: their memory is being given back. */
+  private readonly returning: Uint32Array;
+  private returnCursor = 0;
   /** Frames that the domain gave up while something still refers to them. */
   private readonly leaving = new Set<number>();
   /** One bit for each frame that may be the domain's, and one for those that it and the hypervisor share. */
@@ -79,10 +95,16 @@ export class Frames {
     this.frameInfoGpa = Number(trap.getDomain('frame_info_gpa'));
     this.m2pGpa = Number(trap.getDomain('m2p_gpa'));
     this.free = new Uint32Array((this.nrFrames + 31) >> 5);
+    this.clean = new Uint32Array(this.free.length);
+    this.returning = new Uint32Array(this.free.length);
   }
 
   get nrFree(): number {
     return this.freeCount;
+  }
+  /** Free frames that may have memory of the host behind them. */
+  get nrUsed(): number {
+    return this.usedCount;
   }
 
   /** Is this a frame number that exists as RAM of the partition? */
@@ -154,23 +176,30 @@ export class Frames {
     return this.m2pGpa / PAGE_SIZE;
   }
 
+  /** Also while its memory is being given back. */
   isFree(mfn: number): boolean {
-    return mfn >= 0 && mfn < this.nrFrames && ((this.free[mfn >> 5]! >>> (mfn & 31)) & 1) === 1;
+    return mfn >= 0 && mfn < this.nrFrames && (hasBit(this.free, mfn) || hasBit(this.returning, mfn));
   }
 
-  /** Puts frames on the free list. Their owner becomes NONE and their M2P entries invalid. */
-  release(mfn: number, count = 1): void {
+  /**
+   * Puts frames on the free list. Their owner becomes NONE and their M2P entries invalid. `clean`: nobody has written to
+   * them yet.
+   */
+  release(mfn: number, count = 1, clean = false): void {
     for (let i = mfn; i < mfn + count; i++) {
       if (!this.isFrame(i) || this.isFree(i)) continue;
       this.setOwner(i, TRAP_FI.TRAP_FI_OWNER_NONE);
-      this.markFree(i);
+      this.setM2p(i, INVALID_M2P_ENTRY);
+      this.markFree(i, clean);
     }
   }
 
-  private markFree(mfn: number): void {
-    this.setM2p(mfn, INVALID_M2P_ENTRY);
-    this.free[mfn >> 5]! |= 1 << (mfn & 31);
+  private markFree(mfn: number, clean: boolean): void {
+    const bit = 1 << (mfn & 31);
+    this.free[mfn >> 5]! |= bit;
     this.freeCount++;
+    if (clean) this.clean[mfn >> 5]! |= bit;
+    else this.usedCount++;
     if (mfn < this.hint) this.hint = mfn;
   }
 
@@ -191,7 +220,8 @@ export class Frames {
       const without = info & ~TRAP_FI.TRAP_FI_OWNER_MASK;
       if (this.memory.cas64(this.infoAddress(mfn), info, without) === info) break;
     }
-    this.markFree(mfn);
+    this.setM2p(mfn, INVALID_M2P_ENTRY);
+    this.markFree(mfn, false);
   }
   isLeaving(mfn: number): boolean {
     return this.leaving.has(mfn);
@@ -206,7 +236,7 @@ export class Frames {
 
   /**
    * Takes 2^order free frames, aligned to their size and contiguous. They come zeroed, owned by the domain and with
-   * invalid M2P entries. Undefined when there are none.
+   * invalid M2P entries. Undefined when there are none, those left aside whose memory is being given back.
    */
   allocate(order: number): number | undefined {
     const count = 2 ** order;
@@ -217,7 +247,7 @@ export class Frames {
         continue;
       }
       let run = 0;
-      while (run < count && this.isFree(mfn + run)) run++;
+      while (run < count && hasBit(this.free, mfn + run)) run++;
       if (run === count) {
         this.take(mfn, count);
         if (order === 0) this.hint = mfn + 1;
@@ -229,11 +259,63 @@ export class Frames {
   }
 
   private take(mfn: number, count: number): void {
-    this.memory.fill(mfn * PAGE_SIZE, count * PAGE_SIZE, 0);
     for (let i = mfn; i < mfn + count; i++) {
-      this.free[i >> 5]! &= ~(1 << (i & 31));
-      this.freeCount--;
+      // A clean frame stays without host memory until the guest writes to it.
+      if (!hasBit(this.clean, i)) this.memory.fill(i * PAGE_SIZE, PAGE_SIZE, 0);
+      this.unmarkFree(i);
+      this.clean[i >> 5]! &= ~(1 << (i & 31));
       this.setOwner(i, TRAP_FI.TRAP_FI_OWNER_DOMAIN);
+    }
+  }
+
+  private unmarkFree(mfn: number): void {
+    this.free[mfn >> 5]! &= ~(1 << (mfn & 31));
+    this.freeCount--;
+    if (!hasBit(this.clean, mfn)) this.usedCount--;
+  }
+
+  /**
+   * Takes used frames off the free list, to be given back to the host and then to endReturn(): at most `maxFrames` in
+   * at most `maxRuns` runs, the next ones in turn. None: there are none left.
+   */
+  beginReturn(maxFrames: number, maxRuns: number): FrameRun[] {
+    const runs: { first: number; count: number }[] = [];
+    let frames = 0;
+    const words = this.free.length;
+    for (let looked = 0; looked < words && this.usedCount > 0; looked++) {
+      const word = (this.returnCursor + looked) % words;
+      const used = this.free[word]! & ~this.clean[word]!;
+      for (let bit = 0; used >>> bit !== 0 && bit < 32; bit++) {
+        if (((used >>> bit) & 1) === 0) continue;
+        const mfn = word * 32 + bit;
+        const last = runs.at(-1);
+        const joins = last !== undefined && last.first + last.count === mfn && this.continues(mfn);
+        if (frames === maxFrames || (!joins && runs.length === maxRuns)) {
+          this.returnCursor = word;
+          return runs;
+        }
+        if (joins) last.count++;
+        else runs.push({ first: mfn, count: 1 });
+        frames++;
+        this.unmarkFree(mfn);
+        this.returning[word]! |= 1 << bit;
+      }
+    }
+    return runs;
+  }
+
+  /** Do this frame and the one before lie in one piece of RAM? */
+  private continues(mfn: number): boolean {
+    return this.memory.isRam((mfn - 1) * PAGE_SIZE, 2 * PAGE_SIZE);
+  }
+
+  /** The frames of beginReturn() are free again, and clean if they were given back. */
+  endReturn(runs: readonly FrameRun[], clean: boolean): void {
+    for (const { first, count } of runs) {
+      for (let mfn = first; mfn < first + count; mfn++) {
+        this.returning[mfn >> 5]! &= ~(1 << (mfn & 31));
+        this.markFree(mfn, clean);
+      }
     }
   }
 }

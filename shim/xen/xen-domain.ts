@@ -9,6 +9,7 @@ import { SHUTDOWN } from '../../abi/xen/sched';
 import { VMASST } from '../../abi/xen/vm-assist';
 import type { DomainMemory } from './domain-memory';
 import { EventChannels } from './evtchn/event-channels';
+import { type Discard, FrameReturn } from './frame-return';
 import { Frames } from './frames';
 import { GrantTable } from './grant/grant-table';
 import { GrantMaps } from './grant/map';
@@ -30,6 +31,8 @@ export interface DomainHost {
   raisePort(vcpu: number, port: number): void;
   /** Wakes a vCPU whose state changed (VCPUOP_up, a pending NMI) so that it looks at it. */
   kick(vcpu: number): void;
+  /** Takes the memory of free frames back; without it they keep it. */
+  discard?: Discard;
   /** System time of the domain in ns, if the host knows better than trap_domain.system_time. */
   systemTime?(): bigint;
   log?: Log;
@@ -51,7 +54,7 @@ export interface XenDomainConfig {
   grantStatusFrameMfn(i: number): number;
   /** Default 64. */
   readonly maxGrantFrames?: number;
-  /** Frames that may be populated: [first MFN, count]. */
+  /** Frames that may be populated, untouched and all zeros: [first MFN, count]. */
   readonly freeFrames?: readonly (readonly [number, number])[];
   /** Frames that may ever be the domain's, whatever frame_info says: [first MFN, count]. Default: all. */
   readonly domainFrames?: readonly (readonly [number, number])[];
@@ -75,11 +78,13 @@ export class XenDomain {
   readonly trap: TrapState;
   readonly host: DomainHost;
   readonly frames: Frames;
+  readonly frameReturn: FrameReturn;
   readonly evtchn: EventChannels;
   readonly grants: GrantTable;
   readonly grantMaps: GrantMaps;
   readonly uuid: Uint8Array;
-  readonly maxPages: number;
+  /** Pages that it may have now. The toolstack lowers and raises it, as xl mem-set does, up to config.maxPages. */
+  maxPages: number;
   /** What the shim wrote into trap_domain before the first instruction: never read back, a guest might have changed it. */
   readonly guestRing: number;
   readonly sharedInfoGpa: number;
@@ -118,7 +123,8 @@ export class XenDomain {
     this.perdomainL1Gpa = Number(trap.getDomain('perdomain_l1_gpa'));
     for (let v = 0; v < trap.nrVps; v++) this.vcpuInfo.push(Number(trap.getVp(v, 'vcpu_info_gpa')));
     this.frames = new Frames(config.memory, config.trap, config.domainFrames, config.sharedFrames);
-    for (const [mfn, count] of config.freeFrames ?? []) this.frames.release(mfn, count);
+    for (const [mfn, count] of config.freeFrames ?? []) this.frames.release(mfn, count, true);
+    this.frameReturn = new FrameReturn(this.frames, config.host.discard, config.host.log);
     this.evtchn = new EventChannels(this);
     this.grants = new GrantTable(this);
     this.grantMaps = new GrantMaps(this);
@@ -166,6 +172,7 @@ export class XenDomain {
   /** The domain is over, and its memory is about to go. */
   end(): void {
     this.ended = true;
+    void this.frameReturn.end();
   }
 
   /** Logs what a guest did wrong, the first few times. */

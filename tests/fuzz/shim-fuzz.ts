@@ -6,9 +6,8 @@
  * of cases; no handler fails in a way that it did not expect (logged as an error).
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { TrapMailbox, TrapVp } from '../../abi/trap';
+import { heapInUse } from './heap';
 import { flipWhileReading, floodPorts, scribble, scribbleModule, scribbleTables } from './hostile';
 import { Random } from './random';
 import { Requests } from './requests';
@@ -40,15 +39,6 @@ export interface ShimFuzzResult {
 /** Runs before the heap is measured for the first time, and bytes that it may grow by from then on. */
 const WARM_UP = 5;
 const HEAP_GROWTH = 24 * 1024 * 1024;
-
-/** Bytes of live JavaScript objects and buffers. */
-function heapInUse(): number {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void;
-  collect();
-  const { heapUsed, arrayBuffers } = process.memoryUsage();
-  return heapUsed + arrayBuffers;
-}
 
 /** Requests of one domain. */
 const CASES = 400;

@@ -13,10 +13,18 @@ import type { XenstoreClient } from '../../xen/xenstore/client';
 import { createDeviceNodes, type DevicePaths, removeDeviceNodes } from '../../xen/xenstore/toolstack-nodes';
 import type { GuestDisk } from './guest-disk';
 import type { ScratchPages } from './scratch-pages';
+import { parseVdev, type Vdev } from './vdev';
 
 /** A request of the user's that this domain cannot fulfil now. */
 export class BlockDeviceError extends Error {
   override readonly name = 'BlockDeviceError';
+  constructor(
+    message: string,
+    /** The guest was asked and has not done it in time. */
+    readonly late = false,
+  ) {
+    super(message);
+  }
 }
 
 /** A line of block-list. */
@@ -80,7 +88,7 @@ export class BlockDevices {
     const { xen, store, memory, log } = this.o;
     const { vdev, cdrom, readOnly } = disk.spec;
     if (this.ended) throw new BlockDeviceError('the domain is ending');
-    if (this.devices.has(vdev.id)) throw new BlockDeviceError(`${vdev.name} is attached already`);
+    this.checkFree(vdev);
     const scratch = this.o.scratch.take();
     if (scratch === undefined) throw new BlockDeviceError('too many disks');
     let storvsc: Storvsc;
@@ -125,6 +133,19 @@ export class BlockDevices {
     void gone.then(() => this.remove(device)).catch((error: unknown) => log.error({ err: error }, 'removing a disk'));
   }
 
+  /** BlockDeviceError when the number is taken. */
+  checkFree(vdev: Vdev): void {
+    if (this.devices.has(vdev.id)) throw new BlockDeviceError(`${vdev.name} is attached already`);
+  }
+
+  /** The number of the disk with this name, or this number. BlockDeviceError when there is none. */
+  find(device: string): number {
+    const id = /^\d{1,10}$/.test(device) ? Number(device) : parseVdev(device)?.id;
+    if (id !== undefined && this.devices.has(id)) return id;
+    const names = [...this.devices.values()].map(({ disk }) => disk.spec.vdev.name);
+    throw new BlockDeviceError(`no disk ${device}: the guest has ${names.length === 0 ? 'none' : names.join(', ')}`);
+  }
+
   /**
    * Takes a disk away. Resolves with it when the guest has let go (`force`: at once). BlockDeviceError when there is no
    * such disk, or the guest does not let go.
@@ -144,6 +165,7 @@ export class BlockDevices {
       if (timeout)
         throw new BlockDeviceError(
           `the guest has not let go of ${device.disk.spec.vdev.name} within ${DETACH_MS / 1000} s: it may be mounted`,
+          true,
         );
     }
     await this.remove(device);

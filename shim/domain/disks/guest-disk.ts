@@ -54,14 +54,48 @@ export class GuestDisk {
   }
 }
 
-/** Opens all, or none. */
-export async function openGuestDisks(specs: readonly DiskSpec[], snapshot: boolean, log: Logger): Promise<GuestDisk[]> {
-  const open: GuestDisk[] = [];
-  try {
-    for (const spec of specs) open.push(await GuestDisk.open(spec, snapshot, log));
-    return open;
-  } catch (error) {
-    await Promise.all(open.map((disk) => disk.close().catch(() => undefined)));
-    throw error;
+/** The disks that a guest has, over all its lives: what was attached while it ran is there after a reboot, too. */
+export class GuestDisks {
+  private readonly disks: GuestDisk[] = [];
+
+  private constructor(
+    private readonly snapshot: boolean,
+    private readonly log: Logger,
+  ) {}
+
+  /** Opens all, or none. UsageError for what is wrong with one. */
+  static async open(specs: readonly DiskSpec[], snapshot: boolean, log: Logger): Promise<GuestDisks> {
+    const all = new GuestDisks(snapshot, log);
+    try {
+      for (const spec of specs) await all.add(spec);
+      return all;
+    } catch (error) {
+      await all.close();
+      throw error;
+    }
+  }
+
+  list(): readonly GuestDisk[] {
+    return this.disks;
+  }
+
+  /** Opens one more. UsageError for what is wrong with it. */
+  async add(spec: DiskSpec): Promise<GuestDisk> {
+    const disk = await GuestDisk.open(spec, this.snapshot, this.log);
+    this.disks.push(disk);
+    return disk;
+  }
+
+  /** Closes one that no domain uses any more. Rejects with DiskError when it could not be flushed; it is gone anyway. */
+  async remove(disk: GuestDisk): Promise<void> {
+    const at = this.disks.indexOf(disk);
+    if (at >= 0) this.disks.splice(at, 1);
+    await disk.close();
+  }
+
+  /** Closes all; what goes wrong is logged. */
+  async close(): Promise<void> {
+    for (const disk of this.disks.splice(0))
+      await disk.close().catch((err: unknown) => this.log.error({ err, disk: disk.spec.vdev.name }, 'closing a disk'));
   }
 }

@@ -39,17 +39,10 @@ export function guestPieces(
         runLength += piece;
         continue;
       }
-      if (!append(memory, runGpa, runLength, pieces)) return undefined;
+      if (runLength > 0 && !memory.addPieces(runGpa, runLength, pieces)) return undefined;
       runGpa = gpa;
       runLength = piece;
     }
   }
-  return append(memory, runGpa, runLength, pieces) ? pieces : undefined;
-}
-
-function append(memory: GuestMemory, gpa: number, length: number, pieces: Uint8Array[]): boolean {
-  if (length === 0) return true;
-  if (!memory.isRam(gpa, length)) return false;
-  for (const { buffer } of memory.ranges(gpa, length)) pieces.push(buffer);
-  return true;
+  return runLength === 0 || memory.addPieces(runGpa, runLength, pieces) ? pieces : undefined;
 }

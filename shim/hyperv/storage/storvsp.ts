@@ -199,13 +199,12 @@ class StorageChannel implements ChannelHandler, TaskOwner {
 
   onPacket({ payload, transactionId, completionRequested, ranges }: VmbusPacket): void {
     if (!completionRequested || this.closed) return;
-    // A packet that is too short is answered at the length that it should have had.
-    const short = payload.length < VSTOR.VSTOR_PACKET_SIZE_V1;
-    const packet = short ? Buffer.alloc(VstorPacket.size) : payload.subarray(0, VstorPacket.size);
-    if (short) {
-      this.answer(packet, transactionId, VSTOR_STATUS.STATUS_INVALID_PARAMETER);
+    if (payload.length < VSTOR.VSTOR_PACKET_SIZE_V1) {
+      // Answered at the length that it should have had.
+      this.answer(Buffer.alloc(VstorPacket.size), transactionId, VSTOR_STATUS.STATUS_INVALID_PARAMETER);
       return;
     }
+    const packet = payload.length > VstorPacket.size ? payload.subarray(0, VstorPacket.size) : payload;
     const operation = packet.readUInt32LE(OPERATION);
     if (operation === OP.VSTOR_OPERATION_EXECUTE_SRB) {
       if (this.controller.phase === 'ready') this.executeSrb(packet, transactionId, ranges);

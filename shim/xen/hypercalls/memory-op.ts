@@ -8,9 +8,11 @@
  * Quirks: a frame that is a page table, a descriptor table or not the domain's is not taken back. One that is still
  * mapped writable is given up when the last such mapping goes, which is noticed at the next memory_op; read-only mappings
  * are not counted, so a guest that frees a frame mapped like that shares it with whatever it populates next: with itself.
+ * The memory of frames that are given up goes back to the host (frame-return.ts); an extent that finds too few frames
+ * because some are on their way waits for them.
  * Everything that needs translated memory is refused.
  */
-import { TRAP_FI } from '../../../abi/trap';
+import { TRAP_EFFECT, TRAP_FI } from '../../../abi/trap';
 import { ADDRESS_SPACE } from '../../../abi/xen/address-space';
 import { XEN_ERRNO as E } from '../../../abi/xen/errno';
 import {
@@ -106,18 +108,49 @@ function decrease(d: XenDomain, c: HypercallCall, r: Reservation, i: number): bo
   for (let j = 0n; j < BigInt(2 ** r.order); j++) {
     const mfn = ownFrame(d, first + j);
     if (mfn === undefined || !releasable(d, mfn)) return false;
+    // A vCPU may still write to it through its TLB: not any more when the guest goes on.
+    if ((d.frames.info(mfn) & TRAP_FI.TRAP_FI_STALE_RW) !== 0n) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
     d.frames.giveUp(mfn);
     d.nrPages--;
   }
   return true;
 }
 
-function populate(d: XenDomain, c: HypercallCall, r: Reservation, i: number, setM2p: boolean): boolean {
+/** Runs `step` for each extent from `start`; once more, when no frame is on its way to the host, if one had too few. */
+function eachNewExtent(
+  d: XenDomain,
+  start: number,
+  end: number,
+  step: (i: number, tooFew: () => false) => boolean,
+): number | Promise<number> {
+  let short = false;
+  const tooFew = (): false => {
+    short = d.frameReturn.busy;
+    return false;
+  };
+  const run = (from: number): number | Promise<number> => eachExtent(d, from, end, (i) => step(i, tooFew));
+  const again = (done: number): number | Promise<number> => {
+    if (!short) return done;
+    short = false;
+    return d.frameReturn.whenStill(() => run(done));
+  };
+  const done = run(start);
+  return typeof done === 'number' ? again(done) : done.then(again);
+}
+
+function populate(
+  d: XenDomain,
+  c: HypercallCall,
+  r: Reservation,
+  i: number,
+  setM2p: boolean,
+  tooFew: () => false,
+): boolean {
   const count = 2 ** r.order;
   const pfn = setM2p ? c.guest.readU64(entryAt(r.list, i)) : 0n;
   if (d.nrPages + count > d.maxPages) return false;
   const mfn = d.frames.allocate(r.order);
-  if (mfn === undefined) return false;
+  if (mfn === undefined) return tooFew();
   d.nrPages += count;
   if (setM2p) for (let j = 0; j < count; j++) d.frames.setM2p(mfn + j, pfn + BigInt(j));
   if (setM2p || r.list !== 0n) c.guest.writeU64(entryAt(r.list, i), BigInt(mfn));
@@ -140,9 +173,9 @@ function reservation(d: XenDomain, c: HypercallCall, cmd: number, start: number)
     case XENMEM.XENMEM_decrease_reservation:
       return eachExtent(d, start, end, (i) => decrease(d, c, r, i));
     case XENMEM.XENMEM_populate_physmap:
-      return eachExtent(d, start, end, (i) => populate(d, c, r, i, true));
+      return eachNewExtent(d, start, end, (i, tooFew) => populate(d, c, r, i, true, tooFew));
     default:
-      return eachExtent(d, start, end, (i) => populate(d, c, r, i, false));
+      return eachNewExtent(d, start, end, (i, tooFew) => populate(d, c, r, i, false, tooFew));
   }
 }
 
@@ -183,7 +216,8 @@ function exchange(d: XenDomain, c: HypercallCall): number | Promise<number> {
     exchanged += BigInt(inPerChunk);
     return undefined;
   };
-  const result = inSlices(d, Number(exchanged) / inPerChunk, chunks, one, 0);
+  const run = (): number | Promise<number> => inSlices(d, Number(exchanged) / inPerChunk, chunks, one, 0);
+  const result = d.frameReturn.busy ? d.frameReturn.whenStill(run) : run();
   return typeof result === 'number' ? report(result) : result.then(report);
 }
 
@@ -312,6 +346,14 @@ function maximumGpfn(d: XenDomain): bigint {
 
 export const memoryOp: Handler = (d, c) => {
   d.frames.sweep();
+  const result = subOperation(d, c);
+  const look = (): void => d.frameReturn.look();
+  if (result instanceof Promise) result.then(look, look);
+  else look();
+  return result;
+};
+
+const subOperation: Handler = (d, c) => {
   const cmd = Number(arg64(c, 0) & MEMOP_CMD_MASK);
   const start = arg64(c, 0) >> MEMOP_EXTENT_SHIFT;
   switch (cmd) {

@@ -21,6 +21,16 @@ export function debianKernels(): DebianKernels {
   return { stock, other };
 }
 
+/** Files of modules of the stock kernel, by name. */
+export function stockModules(names: readonly string[]): string[] {
+  const printed = execFileSync(
+    process.execPath,
+    ['scripts/fetch-kernels.mjs', '--stock-only', '--modules', names.join(',')],
+    { cwd: packageRoot(), encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  return (JSON.parse(printed) as { modules: string[] }).modules;
+}
+
 /** Builds the PV test kernel; needs Xen's public headers. */
 export function testKernel(): string {
   execFileSync('make', ['-s', '-C', path.join(packageRoot(), 'tests', 'guest')], {

@@ -65,10 +65,19 @@ export class Xenlighten {
    * Resolves with the match once the console has said it, not before its character `from`. Rejects when the process ends
    * before, or after `ms`.
    */
-  async says(wanted: RegExp, ms = 90_000, from = 0): Promise<RegExpExecArray> {
+  says(wanted: RegExp, ms = 90_000, from = 0): Promise<RegExpExecArray> {
+    return this.until(wanted, () => this.stdout.slice(from), ms);
+  }
+
+  /** As says(), for stderr. */
+  complains(wanted: RegExp, ms = 90_000): Promise<RegExpExecArray> {
+    return this.until(wanted, () => this.stderr, ms);
+  }
+
+  private async until(wanted: RegExp, text: () => string, ms: number): Promise<RegExpExecArray> {
     const deadline = Date.now() + ms;
     for (;;) {
-      const match = wanted.exec(from === 0 ? this.stdout : this.stdout.slice(from));
+      const match = wanted.exec(text());
       if (match !== null) return match;
       if (this.gone !== undefined || Date.now() >= deadline) {
         const why = this.gone === undefined ? `not within ${ms} ms` : `ended with ${JSON.stringify(this.gone)}`;

@@ -197,12 +197,23 @@ test.each([
   ['SIGINT', 130],
   ['SIGTERM', 143],
   ['SIGHUP', 129],
-] as const)('%s ends the guest: exit status %d', async (signal, status) => {
+] as const)('%s twice, before the guest listens, destroys it: exit status %d', async (signal, status) => {
   const name = uniqueName();
   const guest = new Xenlighten(['run', '--name', name, '--kernel', kernels.stock, '--cmdline', 'console=hvc0']);
   await guest.says(/Linux version/);
   guest.kill(signal);
+  await guest.complains(new RegExp(`^xenlighten: ${signal}: asking the guest to power off`, 'm'));
+  guest.kill(signal);
   expect(await guest.ended).toEqual({ status, signal: null });
+  expect(await leftovers(name)).toEqual([]);
+});
+
+test('SIGQUIT destroys the guest at once: exit status 131', async () => {
+  const name = uniqueName();
+  const guest = new Xenlighten(['run', '--name', name, '--kernel', kernels.stock, '--cmdline', 'console=hvc0']);
+  await guest.says(/Linux version/);
+  guest.kill('SIGQUIT');
+  expect(await guest.ended).toEqual({ status: 131, signal: null });
   expect(await leftovers(name)).toEqual([]);
 });
 

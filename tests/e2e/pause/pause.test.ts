@@ -116,6 +116,8 @@ test('--timeout and signals end a paused guest', async () => {
   await other.says(/^clock: 1 vCPUs/m);
   expect((await xenlighten('pause', name)).status).toBe(0);
   other.kill('SIGTERM');
+  await other.complains(/^xenlighten: SIGTERM: the guest is paused, and powers off when it is unpaused;/m);
+  other.kill('SIGTERM');
   expect(await other.ended).toEqual({ status: 143, signal: null });
   expect(await leftovers(name)).toEqual([]);
 }, 180_000);

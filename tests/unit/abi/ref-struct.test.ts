@@ -34,6 +34,16 @@ const INEXPRESSIBLE: Readonly<Record<string, string>> = {
   hv_tlb_flush: 'gva_list is an open-ended array',
   hv_tlb_flush_ex: 'hv_vp_set: bank_contents is an open-ended array',
   hv_vpset: 'bank_contents is an open-ended array',
+  gpa_range: 'pfn_array is an open-ended array',
+  icmsg_negotiate: 'icversion_data is an open-ended array',
+  ictimesync_data: 'its size is no multiple of its alignment',
+  ictimesync_ref_data: 'its size is no multiple of its alignment',
+  vmbus_channel_gpadl_body: 'pfn is an open-ended array',
+  vmbus_channel_initiate_contact: 'msg_sint overlaps another field',
+  vmbus_channel_initiate_contact_v6: 'contact: msg_sint overlaps another field',
+  vmbus_channel_offer: 'pipe_mode overlaps another field',
+  vmbus_channel_offer_channel: 'offer: pipe_mode overlaps another field',
+  vmdata_gpa_direct: 'range: pfn_array is an open-ended array',
 };
 
 test('exactly the listed structs cannot be expressed', () => {

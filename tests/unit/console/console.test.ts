@@ -382,3 +382,55 @@ describe('history', () => {
     expect(HISTORY_BYTES).toBe(65536);
   });
 });
+
+describe('viewers', () => {
+  class Viewer {
+    text = '';
+    paused: boolean | undefined;
+    show(bytes: Uint8Array): void {
+      this.text += Buffer.from(bytes).toString('latin1');
+    }
+    pauseInput(pause: boolean): void {
+      this.paused = pause;
+    }
+  }
+
+  test('see both kinds of output, beside the sink, and do not hold it up', () => {
+    const page = new GuestSide();
+    const console = new GuestConsole({ page, notify: () => {} });
+    page.print('before ');
+    console.service();
+    const [one, two] = [new Viewer(), new Viewer()];
+    console.addViewer(one);
+    console.addViewer(two);
+    page.print('ring ');
+    console.service();
+    console.write(Buffer.from('call '));
+    console.removeViewer(two);
+    page.print('last');
+    console.close();
+    expect([one.text, two.text]).toEqual(['ring call last', 'ring call ']);
+    expect(Buffer.from(console.history.bytes()).toString()).toBe('before ring call last');
+  });
+
+  test('type too; when the guest reads slowly all of them wait, and what comes in time is never dropped', () => {
+    const page = new GuestSide();
+    const input = new PassThrough();
+    const console = new GuestConsole({ page, notify: () => {}, input });
+    const [one, two, late] = [new Viewer(), new Viewer(), new Viewer()];
+    console.addViewer(one);
+    console.addViewer(two);
+    console.type(Buffer.from('a'.repeat(INPUT_HIGH_WATER)));
+    expect([one.paused, two.paused, input.isPaused()]).toEqual([undefined, undefined, false]);
+    expect(console.type(Buffer.from('b'.repeat(2048)))).toBe(false);
+    console.addViewer(late);
+    expect([one.paused, two.paused, late.paused, input.isPaused()]).toEqual([true, true, true, true]);
+    let got = '';
+    for (let i = 0; i < 100 && got.length < INPUT_HIGH_WATER + 2048; i++) {
+      got += page.read();
+      console.service();
+    }
+    expect(got).toBe('a'.repeat(INPUT_HIGH_WATER) + 'b'.repeat(2048));
+    expect([one.paused, two.paused, late.paused, input.isPaused()]).toEqual([false, false, false, false]);
+  });
+});

@@ -15,13 +15,17 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { VIEWER_LIMIT } from '../../../shim/domain/console-stream';
 import { ControlClient, listDomains } from '../../../shim/domain/control-client';
 import { controlDirectory, socketPath } from '../../../shim/domain/control-directory';
 import { ControlError, MAX_REQUEST } from '../../../shim/domain/control-protocol';
 import { ControlSocket, type ControlTarget } from '../../../shim/domain/control-socket';
+import { BlockDeviceError, type BlockInfo } from '../../../shim/domain/disks/block-devices';
+import type { DiskSpec } from '../../../shim/domain/disks/disk-spec';
 import type { DomainInfo } from '../../../shim/domain/domain-info';
 import { UsageError } from '../../../shim/errors';
 import { collectStats } from '../../../shim/translate/stats';
+import type { ConsoleViewer } from '../../../shim/xen/console/console';
 
 const info = (name: string): DomainInfo => ({
   name,
@@ -39,9 +43,71 @@ const info = (name: string): DomainInfo => ({
   tracing: false,
 });
 
+/** A guest's console: what it says goes to whoever watches. */
+class FakeConsole {
+  readonly viewers = new Set<ConsoleViewer>();
+  typed = '';
+  said = '';
+  readonly history = { bytes: (): Uint8Array => Buffer.from(this.said) };
+  addViewer(viewer: ConsoleViewer): void {
+    this.viewers.add(viewer);
+  }
+  removeViewer(viewer: ConsoleViewer): void {
+    this.viewers.delete(viewer);
+  }
+  type(bytes: Uint8Array): boolean {
+    this.typed += Buffer.from(bytes).toString();
+    return true;
+  }
+  say(text: string): void {
+    this.said += text;
+    for (const viewer of this.viewers) viewer.show(Buffer.from(text));
+  }
+}
+
+const BLOCK: BlockInfo = {
+  id: 51712,
+  vdev: 'xvda',
+  state: 4,
+  eventChannel: 9,
+  ringRef: 8,
+  backPath: '/local/domain/0/backend/vbd/1/51712',
+  file: '/a.img',
+  format: 'raw',
+  readOnly: false,
+};
+
 class FakeDomain implements ControlTarget {
   destroyed = 0;
   tracing: string | undefined;
+  readonly asked: unknown[][] = [];
+  outcome: Promise<'acknowledged' | 'ended'> = Promise.resolve('acknowledged');
+  end!: (kind: 'poweroff' | 'reboot' | 'destroyed') => void;
+  readonly ended = new Promise<{ kind: 'poweroff' | 'reboot' | 'destroyed' }>((resolve) => {
+    this.end = (kind) => resolve({ kind });
+  });
+  readonly guest = {
+    paused: false,
+    requestShutdown: (...params: unknown[]): Promise<'acknowledged' | 'ended'> => {
+      this.asked.push(['shutdown', ...params]);
+      return this.outcome;
+    },
+    setMemory: (mib: number) => void this.asked.push(['memory', mib]),
+    setVcpus: (count: number) => void this.asked.push(['vcpus', count]),
+    sysrq: (key: string) => void this.asked.push(['sysrq', key]),
+  };
+  readonly console = new FakeConsole();
+  readonly blocks = { list: (): readonly BlockInfo[] => [BLOCK] };
+  /** What attachDisk and detachDisk reject with. */
+  refusal: Error | undefined;
+  attachDisk(spec: DiskSpec): Promise<void> {
+    this.asked.push(['attach', spec.path, spec.vdev.name, spec.readOnly]);
+    return this.refusal === undefined ? Promise.resolve() : Promise.reject(this.refusal);
+  }
+  detachDisk(device: string, force: boolean): Promise<void> {
+    this.asked.push(['detach', device, force]);
+    return this.refusal === undefined ? Promise.resolve() : Promise.reject(this.refusal);
+  }
   constructor(readonly name: string) {}
   info(): DomainInfo {
     return info(this.name);
@@ -412,5 +478,232 @@ describe('requests', () => {
       { numRuns: 150 },
     );
     expect(domain.destroyed).toBe(0);
+  });
+});
+
+describe('requests to the guest', () => {
+  test('shutdown: acknowledged, waited for, refused', async () => {
+    const { domain } = await serve('one');
+    const client = await ControlClient.connect('one', { directory });
+    expect(await client.request('shutdown', { kind: 'poweroff' })).toEqual({});
+    expect(await client.request('shutdown', { kind: 'reboot', timeoutMs: 5 })).toEqual({});
+    expect(domain.asked).toEqual([
+      ['shutdown', 'poweroff', 60_000],
+      ['shutdown', 'reboot', 5],
+    ]);
+    const waits = client.request('shutdown', { kind: 'halt', wait: true });
+    let answered = false;
+    void waits.then(() => {
+      answered = true;
+    });
+    expect(await listDomains({ directory })).toHaveLength(1);
+    expect(answered).toBe(false);
+    domain.end('poweroff');
+    expect(await waits).toEqual({ end: 'poweroff' });
+    domain.outcome = Promise.resolve('ended');
+    expect(await client.request('shutdown', { kind: 'poweroff' })).toEqual({ end: 'poweroff' });
+
+    domain.outcome = Promise.reject(new ControlError('not-listening', 'it does not listen'));
+    await expect(client.request('shutdown', { kind: 'poweroff' })).rejects.toMatchObject({
+      code: 'not-listening',
+      message: 'one: it does not listen',
+    });
+    domain.guest.paused = true;
+    await expect(client.request('shutdown', { kind: 'poweroff' })).rejects.toMatchObject({
+      code: 'wrong-state',
+      message: 'one: cannot shut the domain down: it is paused, wanted one that is running',
+    });
+    client.close();
+  });
+
+  test('memory, processors, keys', async () => {
+    const { domain } = await serve('one');
+    const client = await ControlClient.connect('one', { directory });
+    expect(await client.request('mem-set', { mib: 128 })).toEqual({});
+    expect(await client.request('vcpu-set', { vcpus: 2 })).toEqual({});
+    expect(await client.request('sysrq', { key: 'h' })).toEqual({});
+    expect(domain.asked).toEqual([
+      ['memory', 128],
+      ['vcpus', 2],
+      ['sysrq', 'h'],
+    ]);
+    client.close();
+  });
+
+  test.each([
+    ['shutdown', '{}', 'kind: wanted poweroff, reboot, halt'],
+    ['shutdown', '{"kind":"constructor"}', 'kind: wanted poweroff, reboot, halt'],
+    ['shutdown', '{"kind":"halt","wait":1}', 'wait: wanted true or false'],
+    ['shutdown', '{"kind":"halt","timeoutMs":"1"}', 'timeoutMs: wanted a number from 0 to 2147483647'],
+    ['shutdown', '{"kind":"halt","timeoutMs":-1}', 'timeoutMs: wanted a number from 0 to 2147483647'],
+    ['console', '{"history":1}', 'history: wanted true or false'],
+  ])('%s %s is an error of its parameters', async (method, params, message) => {
+    const { socket } = await serve('one');
+    const line = `{"version":1,"id":1,"method":"${method}","params":${params}}\n`;
+    expect(await raw(socket.path, [line])).toMatchObject([{ id: 1, error: { code: 'bad-params', message } }]);
+  });
+
+  test('disks: attached relative to the client’s directory, detached, listed; refusals have codes of their own', async () => {
+    const { domain } = await serve('disks');
+    const client = await ControlClient.connect('disks', { directory });
+    const attach = (disk: string, dir = '/home/a') => client.request('block-attach', { disk, directory: dir });
+    const refused = async (request: Promise<unknown>) => {
+      const { code, message } = (await request.catch((error: unknown) => error)) as ControlError;
+      return [code, message];
+    };
+    expect(await attach('b.img,raw,xvdb,r')).toEqual({});
+    expect(await attach('/c.img,raw,xvdc,w')).toEqual({});
+    expect(await client.request('block-detach', { device: 'xvdb' })).toEqual({});
+    expect(await client.request('block-detach', { device: '51744', force: true })).toEqual({});
+    expect(domain.asked).toEqual([
+      ['attach', '/home/a/b.img', 'xvdb', true],
+      ['attach', '/c.img', 'xvdc', false],
+      ['detach', 'xvdb', false],
+      ['detach', '51744', true],
+    ]);
+    expect(await client.request('block-list')).toEqual([BLOCK]);
+    expect(await refused(attach('b.img,raw,vdb,r'))).toEqual(['bad-params', expect.stringContaining('unknown vdev')]);
+    expect(await refused(attach('b.img,raw,xvdb,r', 'here'))).toEqual([
+      'bad-params',
+      expect.stringContaining('absolute'),
+    ]);
+    domain.refusal = new UsageError('in use', { file: '/b.img', found: 'a lock', wanted: 'none' });
+    expect(await refused(attach('b.img,raw,xvdb,r'))).toEqual([
+      'bad-params',
+      expect.stringContaining('/b.img: in use'),
+    ]);
+    domain.refusal = new BlockDeviceError('xvdb is attached already');
+    expect(await refused(attach('b.img,raw,xvdb,r'))).toEqual(['wrong-state', 'disks: xvdb is attached already']);
+    domain.refusal = new BlockDeviceError('it may be mounted', true);
+    expect(await refused(client.request('block-detach', { device: 'xvdb' }))).toEqual([
+      'not-acknowledged',
+      'disks: it may be mounted',
+    ]);
+    client.close();
+  });
+
+  test('whoever waits for the end is told before the connection ends', async () => {
+    const { socket, domain } = await serve('one');
+    const client = await ControlClient.connect('one', { directory });
+    const waits = client.request('shutdown', { kind: 'poweroff', wait: true });
+    await listDomains({ directory });
+    domain.end('poweroff');
+    await socket.close();
+    expect(await waits).toEqual({ end: 'poweroff' });
+    await client.ended;
+  });
+});
+
+describe('consoles', () => {
+  async function openConsole(
+    history?: boolean,
+  ): Promise<{ stream: Socket; seen: () => string; closed: () => boolean }> {
+    const client = await ControlClient.connect('one', { directory });
+    const stream = await client.openConsole(history);
+    let text = '';
+    let closed = false;
+    stream.on('data', (chunk: Buffer) => {
+      text += chunk.toString();
+    });
+    stream.on('close', () => {
+      closed = true;
+    });
+    stream.resume();
+    return { stream, seen: () => text, closed: () => closed };
+  }
+  const until = async (done: () => boolean): Promise<void> => {
+    for (let i = 0; i < 500 && !done(); i++) await new Promise((resolve) => setTimeout(resolve, 2));
+    expect(done()).toBe(true);
+  };
+
+  test('what was said, then what is said, to all; what any of them types goes to the guest', async () => {
+    const { domain } = await serve('one');
+    domain.console.say('before\n');
+    const first = await openConsole();
+    const second = await openConsole(false);
+    domain.console.say('{"after":1}\n');
+    await until(() => first.seen() === 'before\n{"after":1}\n' && second.seen() === '{"after":1}\n');
+    first.stream.write('one ');
+    await until(() => domain.console.typed === 'one ');
+    second.stream.write('{"version":1,"id":1,"method":"destroy"}\n');
+    await until(() => domain.console.typed.endsWith('}\n'));
+    expect(domain.destroyed).toBe(0);
+    first.stream.destroy();
+    await until(() => domain.console.viewers.size === 1);
+    domain.console.say('more');
+    await until(() => second.seen().endsWith('more'));
+    second.stream.destroy();
+    await until(() => domain.console.viewers.size === 0);
+  });
+
+  test('what is sent behind the request is typed, whether it came with it or not', async () => {
+    const { socket, domain } = await serve('one');
+    const client = connect(socket.path);
+    client.write('{"version":1,"id":1,"method":"console"}\ntogether ');
+    await until(() => domain.console.typed === 'together ');
+    client.write('later');
+    await until(() => domain.console.typed === 'together later');
+    client.destroy();
+  });
+
+  test('a viewer that does not read costs a bounded amount of memory, and is told what it missed', async () => {
+    const { domain } = await serve('one');
+    const client = await ControlClient.connect('one', { directory });
+    const stream = await client.openConsole();
+    const other = await openConsole();
+    const line = `${'x'.repeat(65_535)}\n`;
+    let said = 0;
+    for (let i = 0; i < 64; i++) {
+      domain.console.say(line);
+      said += line.length;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    domain.console.say('the end');
+    await until(() => other.seen().endsWith('the end'));
+    expect(other.seen()).toHaveLength(said + 7);
+    let text = '';
+    stream.on('data', (chunk: Buffer) => {
+      text += chunk.toString();
+    });
+    stream.resume();
+    await until(() => /left out\]/.test(text));
+    const [, missed] = /\r\n\[xenlighten: (\d+) bytes of output left out\]\r\n/.exec(text) ?? [];
+    expect(Number(missed)).toBeGreaterThan(said - VIEWER_LIMIT - 2 ** 20);
+    expect(text.replace(/\r\n\[.*\]\r\n/, '').length + Number(missed)).toBe(said + 7);
+    domain.console.say(' again');
+    await until(() => text.endsWith(' again'));
+    stream.destroy();
+    other.stream.destroy();
+  });
+
+  test('a console outlives a domain that starts again, and what is typed between two lives waits', async () => {
+    const { socket, domain } = await serve('one');
+    const viewer = await openConsole();
+    domain.console.say('first life\n');
+    socket.control(undefined);
+    expect(domain.console.viewers.size).toBe(0);
+    viewer.stream.write('typed early');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const next = new FakeDomain('one');
+    socket.control(next);
+    next.console.say('second life\n');
+    await until(() => viewer.seen() === 'first life\nsecond life\n');
+    await until(() => next.console.typed === 'typed early');
+    expect(domain.console.typed).toBe('');
+    next.console.say('last words');
+    await socket.close();
+    await until(viewer.closed);
+    expect(viewer.seen()).toBe('first life\nsecond life\nlast words');
+  });
+
+  test('there is none while there is no domain', async () => {
+    const socket = await ControlSocket.open('one', { directory });
+    open.push(socket);
+    const client = await ControlClient.connect('one', { directory });
+    await expect(client.openConsole()).rejects.toMatchObject({ code: 'not-running' });
+    // Still a connection for requests.
+    socket.control(new FakeDomain('one'));
+    expect(await client.request('info')).toEqual(info('one'));
+    client.close();
   });
 });

@@ -8,6 +8,7 @@ import type { Fields, Struct } from '../../../abi/layout';
 import { TRAP_FI, TrapDomain, TrapVp } from '../../../abi/trap';
 import { HYPERCALLS, type HypercallName } from '../../../abi/xen/hypercalls';
 import { GuestMemory } from '../../../shim/partition/guest-memory';
+import type { Discard } from '../../../shim/xen/frame-return';
 import { GuestVirtual } from '../../../shim/xen/guest-virtual';
 import { dispatch, type HypercallReply } from '../../../shim/xen/hypercalls/dispatch';
 import { PageTypes } from '../../../shim/xen/page-types';
@@ -63,7 +64,9 @@ export interface Fixture {
   page(n: number): bigint;
 }
 
-export function setUp(options: { vcpus?: number; ring?: 1 | 3; config?: Partial<XenDomainConfig> } = {}): Fixture {
+export function setUp(
+  options: { vcpus?: number; ring?: 1 | 3; config?: Partial<XenDomainConfig>; discard?: Discard } = {},
+): Fixture {
   const vcpus = options.vcpus ?? 2;
   const memory = GuestMemory.plain([{ gpa: 0, size: NR_FRAMES * PAGE }]);
   const trap = new MemoryTrapState(memory, DOMAIN_GPA, VPS * PAGE, vcpus);
@@ -120,6 +123,7 @@ export function setUp(options: { vcpus?: number; ring?: 1 | 3; config?: Partial<
       onShutdown: (reason, vcpu) => f.shutdowns.push([reason, vcpu]),
       raisePort: (vcpu, port) => f.raised.push([vcpu, port]),
       kick: (vcpu) => f.kicked.push(vcpu),
+      ...(options.discard === undefined ? {} : { discard: options.discard }),
       log: {
         warn: (_fields, message) => f.logged.push(message),
         error: (fields, message) => f.logged.push(`${message}: ${String((fields as { err?: Error }).err?.stack)}`),

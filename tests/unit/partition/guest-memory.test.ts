@@ -35,6 +35,7 @@ describe('bounds', () => {
       fc.property(nearBorder, fc.integer({ min: 0, max: 40 }), (gpa, length) => {
         const ram = inRam(gpa, length);
         expect(memory.isRam(gpa, length)).toBe(ram);
+        expect(memory.addPieces(gpa, length, [])).toBe(ram);
         const accesses: [number, () => unknown][] = [
           [1, () => memory.getU8(gpa)],
           [2, () => memory.getU16(gpa)],
@@ -72,6 +73,7 @@ describe('bounds', () => {
     ['a range across the hole', lowEnd - 4, highStart - lowEnd + 8],
   ])('%s is refused', (_, gpa, length) => {
     expect(memory.isRam(gpa, length)).toBe(false);
+    expect(memory.addPieces(gpa, length, [])).toBe(false);
     expect(() => memory.copyOut(gpa, length)).toThrow(GuestAddressError);
   });
 
@@ -174,6 +176,12 @@ describe('pieces', () => {
     ]);
     expect(memory.ranges(highStart + GIB / 2 - 1, 2).map(({ buffer }) => buffer.length)).toEqual([1, 1]);
     expect(memory.ranges(0x1000, 0)).toEqual([]);
+    const pieces: Uint8Array[] = [];
+    expect(memory.addPieces(GIB - 16, 48, pieces)).toBe(true);
+    expect(memory.addPieces(highStart + GIB / 2 - 1, 2, pieces)).toBe(true);
+    expect(memory.addPieces(0x1000, 0, pieces)).toBe(true);
+    expect(pieces.map(({ length }) => length)).toEqual([16, 32, 1, 1]);
+    expect(pieces[0].byteOffset).toBe(GIB - 16);
   });
 
   test('a view is of guest memory itself, and does not cross windows', () => {
@@ -315,5 +323,48 @@ describe('life', () => {
     expect(() => createMemory(100)).toThrow('createMemory: 100 bytes: wanted a multiple of 4096, at most 2^40');
     expect(() => createMemory(-4096)).toThrow('sizeBytes: -4096 is not an integer');
     expect(() => createMemory(2 ** 41)).toThrow('createMemory: 2199023255552 bytes: wanted');
+  });
+});
+
+describe('discard', () => {
+  test('gives pages back by guest-physical address, and keeps the memory mapped meanwhile', async () => {
+    memory.fill(highStart, 3 * 4096, 9);
+    memory.fill(lowEnd - 8192, 8192, 9);
+    const discarded = memory.discard([
+      { gpa: highStart + 4096, length: 4096 },
+      { gpa: lowEnd - 4096, length: 4096 },
+    ]);
+    const released = memory.release();
+    await discarded;
+    await released;
+    memory = GuestMemory.create(regions);
+    memory.fill(highStart, 3 * 4096, 9);
+    await memory.discard([{ gpa: highStart + 4096, length: 4096 }]);
+    expect([0, 4096, 8192].map((at) => memory.getU8(highStart + at))).toEqual([9, 0, 9]);
+  });
+
+  test('takes whole pages of one region', async () => {
+    for (const [gpa, length] of [
+      [lowEnd - 4096, 8192],
+      [lowEnd, 4096],
+      [2 ** 50, 4096],
+    ] as const) {
+      await expect(memory.discard([{ gpa, length }])).rejects.toThrow(GuestAddressError);
+    }
+    for (const [gpa, length] of [
+      [1, 4096],
+      [0, 1],
+      [0, 0],
+      [4096, -4096],
+    ] as const) {
+      await expect(memory.discard([{ gpa, length }])).rejects.toThrow('not whole pages');
+    }
+  });
+
+  test('of plain memory clears it', async () => {
+    const plain = GuestMemory.plain([{ gpa: 0, size: 8192 }]);
+    plain.fill(0, 8192, 3);
+    await plain.discard([{ gpa: 4096, length: 4096 }]);
+    expect([plain.getU8(4095), plain.getU8(4096), plain.getU8(8191)]).toEqual([3, 0, 0]);
   });
 });

@@ -1,11 +1,12 @@
 /** The host addon's own functions, and that nothing of it outlives its owner. */
-import { readFileSync, readlinkSync, writeSync } from 'node:fs';
+import { fstatSync, readFileSync, readlinkSync, writeSync } from 'node:fs';
 import {
   closeFile,
   createMemory,
   createSealedFile,
   createSocketPair,
   destroyMemory,
+  discardMemory,
   fill64,
   readClocks,
   sendByte,
@@ -45,6 +46,74 @@ test('destroyMemory refuses windows and handles of others, and then unmaps nothi
   new Uint8Array(one.windows[0])[0] = 1;
   destroyMemory(one);
   destroyMemory(two);
+});
+
+const MIB = 2 ** 20;
+
+test('discardMemory makes holes in the file, which read as zeros and take no memory', async () => {
+  const memory = createMemory(16 * MIB);
+  const bytes = new Uint8Array(memory.windows[0]);
+  bytes.fill(7);
+  const blocks = (): number => fstatSync(memory.fd).blocks * 512;
+  expect(blocks()).toBe(16 * MIB);
+  await discardMemory(memory, Float64Array.of(4096, 4096, 8 * MIB, 4 * MIB));
+  expect(blocks()).toBe(12 * MIB - 4096);
+  expect([bytes[4095], bytes[4096], bytes[8191], bytes[8192]]).toEqual([7, 0, 0, 7]);
+  expect([bytes[8 * MIB - 1], bytes[8 * MIB], bytes[12 * MIB - 1], bytes[12 * MIB]]).toEqual([7, 0, 0, 7]);
+  // Three pages of the holes have been looked at.
+  expect(blocks()).toBe(12 * MIB + 8192);
+  destroyMemory(memory);
+});
+
+/** Resident memory of the mapping that a window is, in KiB. */
+function resident(size: number): number[] {
+  const smaps = readFileSync('/proc/self/smaps', 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  return smaps
+    .filter((map) => new RegExp(`^Size: +${size / 1024} kB$`, 'm').test(map))
+    .map((map) => Number(/^Rss: +(\d+) kB$/m.exec(map)?.[1]));
+}
+
+test('discardMemory lets go of private memory, across windows', async () => {
+  const size = 1024 * MIB + 24 * MIB;
+  const memory = createMemory(size, { private: true });
+  const [first, second] = memory.windows.map((w) => new Uint8Array(w)) as [Uint8Array, Uint8Array];
+  first.fill(5, 1020 * MIB);
+  second.fill(6);
+  const before = Math.max(...resident(24 * MIB));
+  expect(before).toBe(24 * 1024);
+  await discardMemory(memory, Float64Array.of(1022 * MIB, 12 * MIB));
+  expect(Math.max(...resident(24 * MIB))).toBe(14 * 1024);
+  expect([first[1022 * MIB - 1], first[1022 * MIB], first[1024 * MIB - 1]]).toEqual([5, 0, 0]);
+  expect([second[0], second[10 * MIB - 1], second[10 * MIB]]).toEqual([0, 0, 6]);
+  destroyMemory(memory);
+});
+
+test('discardMemory takes pages of its memory only, and nothing is unmapped under it', async () => {
+  const memory = createMemory(16 * MIB);
+  for (const range of [
+    [0, 0],
+    [0, 100],
+    [100, 4096],
+    [0, 16 * MIB + 4096],
+    [16 * MIB, 4096],
+    [-4096, 4096],
+    [4096, -4096],
+    [4096.5, 4096],
+    [Number.NaN, 4096],
+    [0, Number.POSITIVE_INFINITY],
+    [2 ** 60, 4096],
+  ]) {
+    expect(() => discardMemory(memory, Float64Array.from(range))).toThrow('not pages of this memory');
+  }
+  expect(() => discardMemory(memory, Float64Array.of(0))).toThrow('pairs of numbers');
+  expect(() => discardMemory({ ...memory, handle: {} }, Float64Array.of(0, 4096))).toThrow('not a memory handle');
+  await discardMemory(memory, new Float64Array(0));
+  new Uint8Array(memory.windows[0]).fill(1);
+  const running = discardMemory(memory, Float64Array.of(0, 16 * MIB));
+  expect(() => destroyMemory(memory)).toThrow('1 discards are under way');
+  await running;
+  destroyMemory(memory);
+  expect(() => discardMemory(memory, Float64Array.of(0, 4096))).toThrow('the memory is gone');
 });
 
 test('a sealed file has its content and cannot be changed', () => {

@@ -179,6 +179,14 @@ describe('what the disk says of itself', () => {
         '00'.repeat(16),
     );
   });
+
+  test('sense data leaves nothing of the CDB and of what follows it', async () => {
+    const { guest } = await setup();
+    const packet = srb([0xff, ...Array(15).fill(0xee)]);
+    packet.fill(0xee, 44, 48);
+    const answer = await guest.answer(guest.post(packet));
+    expect(hex(answer.subarray(28, 48))).toBe(`700005000000000a000000002000${'00'.repeat(6)}`);
+  });
 });
 
 describe('reading and writing', () => {
