@@ -91,9 +91,16 @@ export interface CompleteGuestConfig extends GuestConfig {
 
 /**
  * Fills in what is not said. `where` names the source for errors. Throws UsageError when there is neither a kernel nor a
- * boot loader, or when the boot loader is not installed.
+ * boot loader, or when the boot loader is not installed or has no disk.
  */
 export function completeConfig(config: GuestConfig, where: string): CompleteGuestConfig {
+  if (config.kernel === undefined && config.bootloader !== undefined && (config.disks ?? []).length === 0) {
+    throw new UsageError('no disk to boot from', {
+      file: where,
+      found: `the boot loader ${config.bootloader} and no disk`,
+      wanted: "disk=, or --disk, with the guest's own boot directory on it",
+    });
+  }
   const kernel = config.kernel ?? (config.bootloader === undefined ? undefined : findPvgrub(where));
   if (kernel === undefined) {
     throw new UsageError('no kernel', {

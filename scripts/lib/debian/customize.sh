@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a bootable guest of the packages: run by mmdebstrap outside the new system, whose root is $1.
+# Makes a bootable guest of the packages: mmdebstrap runs this text outside the new system, whose root is $1.
 set -eu
 root=$1
 say() { echo "I: $*" >&2; }
@@ -9,6 +9,7 @@ echo debian >"$root/etc/hostname"
 printf '127.0.0.1\tlocalhost\n127.0.1.1\tdebian\n' >"$root/etc/hosts"
 printf '/dev/xvda\t/\text4\terrors=remount-ro\t0\t1\n' >"$root/etc/fstab"
 echo "root:$GUEST_PASSWORD" | chroot "$root" chpasswd
+printf '\\S{PRETTY_NAME} \\n \\l (root, password %s)\n\n' "$GUEST_PASSWORD" >"$root/etc/issue"
 # An id of its own, so that the first boot is like every other one.
 chroot "$root" systemd-machine-id-setup >/dev/null 2>&1
 

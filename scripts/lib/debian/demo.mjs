@@ -6,12 +6,10 @@
 import { rmSync } from 'node:fs';
 import path from 'node:path';
 import { cacheDirectory } from '../debian-kernel.mjs';
-import { ensureApt } from '../ensure.mjs';
+import { ensureApt, pvgrubPackages } from '../ensure.mjs';
 import { root, runAsync, say, timed } from '../progress.mjs';
 import { Console } from './console.mjs';
 import { debianImage } from './image.mjs';
-
-export const pvgrubPackages = ['grub-xen-host'];
 
 const BOOT_S = 300;
 const COMMAND_S = 60;

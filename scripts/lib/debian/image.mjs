@@ -4,20 +4,10 @@
  * mounted, so that it needs root only where user namespaces are not to be had.
  */
 import { createHash } from 'node:crypto';
-import {
-  chmodSync,
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync } from 'node:fs';
 import path from 'node:path';
 import { cacheDirectory } from '../debian-kernel.mjs';
-import { ensureApt } from '../ensure.mjs';
+import { ensureApt, imagePackages } from '../ensure.mjs';
 import { withLock } from '../lock.mjs';
 import { fail, root, run, runAsync, say, timed, which } from '../progress.mjs';
 import { Progress } from './progress.mjs';
@@ -44,12 +34,11 @@ const EXT4 =
   'none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum';
 /** Documentation and translations would be a third of the files. */
 const LEFT_OUT = ['/usr/share/doc/*', '/usr/share/man/*', '/usr/share/locale/*', '/usr/share/info/*'];
+const UNUSED_MS = 7 * 24 * 60 * 60 * 1000;
 const HOOKS = ['essential', 'customize'];
 
 export const GUEST_USER = 'root';
 export const GUEST_PASSWORD = 'xenlighten';
-
-export const imagePackages = ['mmdebstrap', 'e2fsprogs'];
 
 function hookFile(name) {
   return path.join(root, 'scripts', 'lib', 'debian', `${name}.sh`);
@@ -66,7 +55,9 @@ function debianDirectory() {
   return cacheDirectory('debian');
 }
 
+/** Where the parts are. Notes the use: what has not been used for a while is removed when another one is made. */
 function described(directory) {
+  utimesSync(directory, new Date(), new Date());
   const at = (name) => path.join(directory, name);
   return {
     image: at('root.img'),
@@ -110,20 +101,22 @@ async function build() {
   const prefix = asRoot();
   const { suite, lines, options } = await debianSources();
   for (const name of readdirSync(debianDirectory())) {
-    if (name.startsWith('.new-')) removeAll(prefix, path.join(debianDirectory(), name));
+    const left = path.join(debianDirectory(), name);
+    // What is left of an attempt or a demo that was killed, and images of other recipes.
+    const unused = Date.now() - statSync(left).mtimeMs > UNUSED_MS;
+    if (name.startsWith('.new-') || (unused && name !== 'lock')) removeAll(prefix, left);
   }
   const work = mkdtempSync(path.join(debianDirectory(), '.new-'));
   try {
     say(`making a Debian ${suite} image, once (packages from this host's own sources, by mmdebstrap)`);
     const began = performance.now();
     const archive = path.join(work, 'root.tar');
-    await bootstrap(work, archive, suite, lines, options);
+    await bootstrap(archive, suite, lines, options);
     const system = path.join(work, 'root');
     const image = path.join(work, 'root.img');
     await timed('making the file system', () => fileSystem(prefix, archive, system, image));
     removeAll(prefix, system);
     rmSync(archive);
-    rmSync(path.join(work, 'apt.conf'));
     const directory = path.join(debianDirectory(), recipe());
     removeAll([], directory);
     renameSync(work, directory);
@@ -135,20 +128,17 @@ async function build() {
   }
 }
 
-async function bootstrap(work, archive, suite, lines, options) {
-  const aptOptions = path.join(work, 'apt.conf');
-  writeFileSync(aptOptions, `${options.join('\n')}\nAcquire::Languages "none";\n`);
-  // In a user namespace others write here and read the hooks.
-  chmodSync(work, 0o755);
+async function bootstrap(archive, suite, lines, options) {
   const args = [
     '--verbose',
     '--variant=minbase',
     '--format=tar',
     `--mode=${process.getuid() === 0 ? 'root' : 'unshare'}`,
     `--include=${PACKAGES.join(',')}`,
-    `--aptopt=${aptOptions}`,
+    ...[...options, 'Acquire::Languages "none"'].map((option) => `--aptopt=${option}`),
     ...LEFT_OUT.map((pattern) => `--dpkgopt=path-exclude=${pattern}`),
-    ...HOOKS.map((name) => `--${name}-hook=${hookFile(name)} "$1"`),
+    // As text: in a user namespace mmdebstrap is another user, who cannot look into this one's directories.
+    ...HOOKS.map((name) => `--${name}-hook=${readFileSync(hookFile(name), 'utf8')}`),
     suite,
     archive,
     ...lines,
@@ -161,11 +151,14 @@ async function bootstrap(work, archive, suite, lines, options) {
   }
 }
 
-/** Unpacks the archive and makes a file system of it; kernel and ramdisk beside it, for a boot without GRUB. */
+/**
+ * Unpacks the archive and makes a file system of it; kernel and ramdisk beside it, for a boot without GRUB. The guest's
+ * own udev makes its device nodes.
+ */
 async function fileSystem(prefix, archive, system, image) {
   const script = `set -eu
     mkdir "$1"
-    tar -x --numeric-owner --xattrs --xattrs-include='*' -f "$0" -C "$1"
+    tar -x --numeric-owner --xattrs --xattrs-include='*' --exclude='./dev/*' -f "$0" -C "$1"
     for link in vmlinuz initrd.img; do cp "$1/$(readlink "$1/$link")" "$(dirname "$2")/$link"; done
     . "$1/etc/os-release"
     echo "$PRETTY_NAME, $(basename "$(readlink "$1/vmlinuz")" | sed s/vmlinuz-//)" > "$(dirname "$2")/release"

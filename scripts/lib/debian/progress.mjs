@@ -28,7 +28,8 @@ export class Progress {
   line(text) {
     this.tail.push(text);
     if (this.tail.length > TAIL) this.tail.shift();
-    const step = /^I: (.*?)(?:\.\.\.)?$/.exec(text)?.[1];
+    // Maintainer scripts write such lines, too, about files of theirs.
+    const step = /^I: ([a-z].*?)(?:\.\.\.)?$/.exec(text)?.[1];
     const newly = /, (\d+) newly installed,/.exec(text)?.[1];
     if (step !== undefined) {
       // Steps come at once one after the other: only those that last are shown.

@@ -64,6 +64,11 @@ const WRITE = 'head -c 200M /dev/urandom >/root/noise && sync && md5sum </root/n
     // The command line is the guest's own.
     expect((await guest.command('cat /proc/cmdline')).output).toContain('root=/dev/xvda ro console=hvc0 quiet');
     expect(await guest.command('systemctl --failed --no-legend --plain')).toEqual({ status: 0, output: '' });
+    // GRUB's page tables allow users everything: what Linux took over of them must not.
+    for (const address of ['0xffffffff81000000', '0xffff888001000000']) {
+      const read = await guest.command(`perl -e 'print unpack("P1", pack("Q", hex("${address}")))'`);
+      expect(read.status).toBe(139);
+    }
     guest.type('poweroff\n');
     expect(await guest.run.ended).toEqual({ status: 0, signal: null });
     const checked = fsck(copy?.file ?? '');

@@ -71,6 +71,12 @@ test('the first place that has pvgrub counts', () => {
   }
 });
 
+test('a boot loader without a disk is an error, as in xl', () => {
+  expect(() => completeConfig({ bootloader: 'pvgrub', disks: [] }, 'g.cfg')).toThrow(
+    'g.cfg: no disk to boot from: found the boot loader pvgrub and no disk',
+  );
+});
+
 test('a kernel that is given as well wins, wherever it was given', () => {
   expect(completeConfig({ kernel: '/k', bootloader: 'pvgrub' }, 'run').kernel).toBe('/k');
 });
