@@ -4,7 +4,17 @@
  * mounted, so that it needs root only where user namespaces are not to be had.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+} from 'node:fs';
 import path from 'node:path';
 import { cacheDirectory } from '../debian-kernel.mjs';
 import { ensureApt, imagePackages } from '../ensure.mjs';
@@ -98,6 +108,8 @@ function asRoot() {
 }
 
 async function build() {
+  // Now: the recipe may be edited meanwhile.
+  const directory = path.join(debianDirectory(), recipe());
   const prefix = asRoot();
   const { suite, lines, options } = await debianSources();
   for (const name of readdirSync(debianDirectory())) {
@@ -117,7 +129,6 @@ async function build() {
     await timed('making the file system', () => fileSystem(prefix, archive, system, image));
     removeAll(prefix, system);
     rmSync(archive);
-    const directory = path.join(debianDirectory(), recipe());
     removeAll([], directory);
     renameSync(work, directory);
     say(`Debian image made in ${((performance.now() - began) / 1000).toFixed(0)} s, kept in ${directory}`);
