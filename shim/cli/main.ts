@@ -3,6 +3,8 @@
  * The xenlighten command. Each command is one file beside this one that exports its declaration and a run function;
  * loading them only when they are asked for keeps `--help` fast.
  */
+import { closeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { EXIT } from '../domain/exit-status';
 import { UsageError } from '../errors';
 import { packageRoot } from '../partition/native-files';
@@ -29,6 +31,7 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   destroy: { summary: 'end a running guest at once', load: () => import('./destroy.js') },
   console: { summary: "connect to a running guest's console", load: () => import('./console.js') },
   'mem-set': { summary: 'set the memory that a running guest is to have', load: () => import('./mem-set.js') },
+  'mem-max': { summary: 'set the memory that a running guest may have', load: () => import('./mem-max.js') },
   'vcpu-set': { summary: 'set how many virtual processors it is to use', load: () => import('./vcpu-set.js') },
   'block-attach': { summary: 'give a running guest another disk', load: () => import('./block-attach.js') },
   'block-detach': { summary: 'take a disk away from a running guest', load: () => import('./block-detach.js') },
@@ -87,6 +90,13 @@ async function main(argv: readonly string[]): Promise<number> {
   return command.run(parseArguments(command.declaration, rest));
 }
 
+const terminals = [0, 1, 2].filter((fd) => isatty(fd));
+
+/** Node.js puts the settings of its terminals back when it exits, and aborts if one has gone away meanwhile (SIGHUP). */
+function dropLostTerminals(): void {
+  for (const fd of terminals) if (!isatty(fd)) closeSync(fd);
+}
+
 main(process.argv.slice(2))
   .catch((error: unknown) => {
     if (error instanceof UsageError) {
@@ -100,5 +110,6 @@ main(process.argv.slice(2))
   })
   .then((status) => {
     // Not when the event loop runs dry: stdin may keep it alive.
+    dropLostTerminals();
     process.exit(status);
   });

@@ -2,6 +2,9 @@
  * Signals that end a run in order. The first SIGINT, SIGTERM or SIGHUP asks the guest to power off; the second one, and
  * SIGQUIT at once, destroys it, after which the process exits with 128 + the signal's number. One more ends the process
  * where it is.
+ *
+ * Quirk: signals that come within half a second are one. Ctrl-C goes to all processes of a terminal, and a service
+ * manager's SIGTERM to all of a service; what started this process (npx does) passes its own one on as well.
  */
 import { SIGNAL_STATUS } from '../domain/exit-status';
 
@@ -17,6 +20,9 @@ export interface Interruptions {
   close(): void;
 }
 
+/** In ms. */
+const SAME_SIGNAL_MS = 500;
+
 /** What is used of process. */
 export interface SignalProcess {
   on(event: string, listener: () => void): unknown;
@@ -25,7 +31,7 @@ export interface SignalProcess {
 }
 
 /** Starts to listen. */
-export function interruptions(from: SignalProcess = process): Interruptions {
+export function interruptions(from: SignalProcess = process, now = (): number => performance.now()): Interruptions {
   let ask!: (signal: Interruption) => void;
   let destroy!: (signal: Interruption) => void;
   const shutdown = new Promise<Interruption>((resolve) => {
@@ -35,8 +41,11 @@ export function interruptions(from: SignalProcess = process): Interruptions {
     destroy = resolve;
   });
   let seen: 'none' | 'asked' | 'destroyed' = 'none';
+  let last = Number.NEGATIVE_INFINITY;
   const handlers = (Object.keys(SIGNAL_STATUS) as Interruption[]).map((signal) => {
     const handler = (): void => {
+      if (now() - last < SAME_SIGNAL_MS) return;
+      last = now();
       if (seen === 'destroyed') {
         // The engine's process dies with this one: leaving at once leaves nothing behind.
         from.exit(SIGNAL_STATUS[signal]);

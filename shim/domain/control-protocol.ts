@@ -16,6 +16,7 @@
  *   pause        {}, when nothing of the guest runs any more
  *   unpause      {}, when all of it does again
  *   mem-set      params.mib: memory that the guest is to have, in MiB. {}, when it has been told
+ *   mem-max      params.mib: memory that the guest may have, in MiB. {}
  *   vcpu-set     params.vcpus: how many are to be online. {}, when it has been told
  *   block-attach params.disk: as in xl's disk=; params.directory: where its path is relative to. {}, when it is offered
  *   block-detach params.device: name or number; params.force: do not wait for the guest. {}, when it is gone
@@ -92,6 +93,7 @@ export interface ControlMethods {
   pause: { params: Record<string, never>; result: Record<string, never> };
   unpause: { params: Record<string, never>; result: Record<string, never> };
   'mem-set': { params: { mib: number }; result: Record<string, never> };
+  'mem-max': { params: { mib: number }; result: Record<string, never> };
   'vcpu-set': { params: { vcpus: number }; result: Record<string, never> };
   'block-attach': { params: { disk: string; directory: string }; result: Record<string, never> };
   'block-detach': { params: { device: string; force?: boolean }; result: Record<string, never> };
@@ -112,6 +114,7 @@ export const CONTROL_METHODS: readonly ControlMethod[] = [
   'pause',
   'unpause',
   'mem-set',
+  'mem-max',
   'vcpu-set',
   'block-attach',
   'block-detach',

@@ -42,7 +42,10 @@ import { ACKNOWLEDGE_MS, type GuestControl, SHUTDOWN_KINDS } from './guest-contr
 
 /** What is controlled; a Domain fits. */
 export interface ControlTarget {
-  readonly guest: Pick<GuestControl, 'paused' | 'requestShutdown' | 'setMemory' | 'setVcpus' | 'sysrq'>;
+  readonly guest: Pick<
+    GuestControl,
+    'paused' | 'requestShutdown' | 'setMemory' | 'setMaxMemory' | 'setVcpus' | 'sysrq'
+  >;
   readonly console: StreamedConsole;
   readonly ended: Promise<Pick<DomainEnd, 'kind'>>;
   readonly blocks: { list(): readonly BlockInfo[] };
@@ -322,6 +325,10 @@ function methods(target: ControlTarget, log: Logger | undefined): Methods {
     // What is wrong with a parameter is found where it is used.
     'mem-set': ({ mib }) => {
       target.guest.setMemory(mib as number);
+      return {};
+    },
+    'mem-max': ({ mib }) => {
+      target.guest.setMaxMemory(mib as number);
       return {};
     },
     'vcpu-set': ({ vcpus }) => {

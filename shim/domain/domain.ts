@@ -294,6 +294,7 @@ export class Domain {
     });
     this.blocks = new BlockDevices({
       xen: this.xen,
+      server: this.xenstore,
       store: this.toolstack,
       memory,
       scratch: new ScratchPages(layout.shimPagesGpa, SHIM_PAGES, STORVSC_SCRATCH_PAGES),

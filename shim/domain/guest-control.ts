@@ -110,6 +110,26 @@ export class GuestControl {
     this.store.write(`${this.home}/memory/target`, String(mib * 1024));
   }
 
+  /**
+   * Sets the memory that the guest may have at most, in MiB, without telling it. ControlError 'bad-params' for less than
+   * its target, or more than there is.
+   */
+  setMaxMemory(mib: number): void {
+    this.checkRuns();
+    const { maxMemoryKiB } = this.guest;
+    if (!Number.isSafeInteger(mib) || mib < 1)
+      throw new ControlError('bad-params', 'mib: wanted a whole number above 0');
+    const targetKiB = this.store.readNumber(`${this.home}/memory/target`) ?? 0;
+    if (mib * 1024 < targetKiB || mib * 1024 > maxMemoryKiB) {
+      const [least, most] = [Math.ceil(targetKiB / 1024), Math.floor(maxMemoryKiB / 1024)];
+      throw new ControlError(
+        'bad-params',
+        `cannot set the maximum to ${mib} MiB: wanted ${least} (what the guest is to have) to ${most} MiB (maxmem of its configuration)`,
+      );
+    }
+    this.guest.limitMemory(Math.min(mib * 1024 + MAXMEM_SLACK_KIB, maxMemoryKiB));
+  }
+
   /** Sets how many vCPUs are to be online, from vCPU 0 on. ControlError 'bad-params' for a number that cannot be. */
   setVcpus(count: number): void {
     this.checkRuns();

@@ -1,6 +1,6 @@
 /**
  * The VMBus fuzzer: plays a guest that does to the host's side of VMBus what it likes. Each run, from a seed of its own, is one
- * of: channel messages with GPADLs, packets, rings under a device that echoes, integration services.
+ * of: channel messages with GPADLs, packets, rings under a device that echoes, integration services, the whole server.
  *
  * Inputs are valid ones that were changed in a few places, so that most get past the first check. Memory changes while it is
  * read (a second VP of the guest).
@@ -21,6 +21,7 @@ import { parseMessage } from '../../shim/hyperv/vmbus/messages';
 import { encodePacket, MAX_PACKET, type PacketParts, parsePacket } from '../../shim/hyperv/vmbus/packets';
 import { RingReader, RingWriter } from '../../shim/hyperv/vmbus/ring-buffer';
 import { openRing } from '../../shim/hyperv/vmbus/ring-channel';
+import { VmbusServer } from '../../shim/hyperv/vmbus/server';
 import { GuestMemory } from '../../shim/partition/guest-memory';
 import { heapInUse } from './heap';
 import { flipWhileReading } from './hostile';
@@ -40,7 +41,11 @@ export interface VmbusFuzzResult {
   runs: number;
   cases: number;
   /** Cases that got past the first check, by kind. */
-  accepted: Record<'messages' | 'packets' | 'rings' | 'services', number>;
+  accepted: Record<'messages' | 'packets' | 'rings' | 'services' | 'server', number>;
+  /** Channels that the server has opened. */
+  opened: number;
+  /** Packets that guests got from rings. */
+  answers: number;
   /** Channels that broke, as they should. */
   broken: number;
   slowest: number;
@@ -326,7 +331,7 @@ async function fuzzRings(run: Run, vsp: Vsp, send: () => PacketParts): Promise<v
       timed('a signal', () => opened.signal());
       if (interrupted && !random.oneIn(4)) {
         interrupted = false;
-        for (let n = 0; n < 200 && reader.read() !== undefined; n++);
+        for (let n = 0; n < 200 && reader.read() !== undefined; n++) result.answers++;
         reader.commit();
         reader.finish();
         timed('a signal', () => opened.signal());
@@ -365,6 +370,7 @@ async function fuzzEcho(run: Run): Promise<void> {
   const vsp: Vsp = {
     offer: { interfaceType: '', instanceId: '', flags: 0, subChannelIndex: 0 },
     open(opened) {
+      channel = opened;
       return {
         onPacket: (packet) => {
           result.accepted.rings++;
@@ -379,6 +385,93 @@ async function fuzzEcho(run: Run): Promise<void> {
     },
   };
   await fuzzRings(run, vsp, () => somePacket(random));
+}
+
+/** What leads to an open channel, and perhaps to a closed one, if nothing comes in between. */
+function someOpening(random: Random, devices: number): Buffer[] {
+  const relid = 1 + random.below(devices);
+  const gpadl = 100 + random.below(6);
+  const count = 4 + random.below(20);
+  const list = [count * PAGE, 0, ...Array.from({ length: count }, (_, i) => [(i * 5) % PAGES, 0]).flat()];
+  const out = [
+    words(8, 0, relid, gpadl, (1 << 16) | (4 * list.length), ...list),
+    Buffer.concat([words(5, 0, relid, random.u32(), gpadl, 0, 2), Buffer.alloc(120)]),
+  ];
+  if (random.oneIn(2)) out.push(words(7, 0, relid));
+  if (random.oneIn(2)) out.push(words(11, 0, relid, gpadl));
+  return out;
+}
+
+/** A server with a few devices that close late, under messages that a guest makes up as it goes along. */
+async function fuzzServer({ random, result, problem, timed }: Run): Promise<void> {
+  const memory = GuestMemory.plain([{ gpa: 0, size: PAGES * PAGE }]);
+  let posted = 0;
+  const server = new VmbusServer({
+    memory,
+    allowed: (pfn) => pfn < PAGES,
+    post: () => {
+      posted++;
+    },
+    signal: () => undefined,
+    problem: () => undefined,
+  });
+  const devices = 1 + random.below(4);
+  let open = 0;
+  const vsp = (n: number): Vsp => {
+    let opened = false;
+    return {
+      offer: {
+        interfaceType: 'c1a2b3d4-0000-4000-8000-000000000001',
+        instanceId: `c1a2b3d4-0000-4000-8000-00000000000${n}`,
+        flags: 0,
+        subChannelIndex: 0,
+      },
+      open(channel) {
+        if (opened) problem('a device that is open was opened');
+        opened = true;
+        open++;
+        result.opened++;
+        return {
+          onPacket: (packet) => channel.complete(packet.transactionId, packet.payload),
+          close: async () => {
+            if (!opened) problem('a device that is closed was closed');
+            if (random.oneIn(2)) await turn();
+            opened = false;
+            open--;
+          },
+        };
+      },
+    };
+  };
+  const offered = Array.from({ length: devices }, (_, n) => server.offer(vsp(n)));
+  const hello = words(14, 0, VMBUS_VERSION.VERSION_WIN10_V5_3, 0, 2, 0, 0, 0, 0, 0);
+  server.receive(hello);
+  server.receive(words(3, 0));
+  const backlog: Buffer[] = [];
+  for (let i = 0; i < CASES * 5; i++) {
+    if (random.oneIn(8)) backlog.unshift(...someOpening(random, devices));
+    if (backlog.length < 8) backlog.push(...someMessages(random));
+    const [message] = backlog.splice(random.oneIn(5) ? random.below(backlog.length) : 0, 1);
+    // Few endings of the connection, or nothing else would happen.
+    const type = (message as Buffer).readUInt32LE(0);
+    if ((type === 14 || type === 16) && !random.oneIn(6)) continue;
+    result.cases++;
+    const before = posted;
+    const bytes = random.oneIn(6) ? mutate(random, message as Buffer) : Buffer.from(message as Buffer);
+    timed('a message', () => server.receive(bytes));
+    if (posted - before > devices + 3) problem(`${posted - before} messages for one`);
+    if (server.version !== 0) result.accepted.server++;
+    timed('a signal', () => server.signalled(random.below(6)));
+    if (random.oneIn(60)) void offered[random.below(devices)]?.revoke();
+    if (random.oneIn(4)) await turn();
+    if (server.version === 0 && random.oneIn(4)) {
+      server.receive(hello);
+      server.receive(words(3, 0));
+    }
+  }
+  await server.close();
+  if (open !== 0) problem(`${open} devices are still open`);
+  await memory.release();
 }
 
 /** Answers of integration services: the header in order or nearly so, in any order, from a guest that need not be asked. */
@@ -412,8 +505,17 @@ async function fuzzServices(run: Run): Promise<void> {
 
 /** Runs until the time is over. Resolves with what was found; never rejects. */
 export async function fuzzVmbus(options: VmbusFuzzOptions): Promise<VmbusFuzzResult> {
-  const accepted = { messages: 0, packets: 0, rings: 0, services: 0 };
-  const result: VmbusFuzzResult = { runs: 0, cases: 0, accepted, broken: 0, slowest: 0, problems: [] };
+  const accepted = { messages: 0, packets: 0, rings: 0, services: 0, server: 0 };
+  const result: VmbusFuzzResult = {
+    runs: 0,
+    cases: 0,
+    accepted,
+    opened: 0,
+    answers: 0,
+    broken: 0,
+    slowest: 0,
+    problems: [],
+  };
   let seed = options.seed;
   const problem = (text: string): void => {
     if (result.problems.length < 20) result.problems.push(`seed ${seed}: ${text}`);
@@ -441,10 +543,11 @@ export async function fuzzVmbus(options: VmbusFuzzOptions): Promise<VmbusFuzzRes
       seed = options.seed + i;
       const run: Run = { random: new Seeded(seed), result, problem, timed };
       try {
-        const kind = run.random.below(8);
+        const kind = run.random.below(9);
         if (kind === 0) fuzzMessages(run);
         else if (kind === 1) fuzzPackets(run);
         else if (kind === 2) await fuzzServices(run);
+        else if (kind === 3) await fuzzServer(run);
         else await fuzzEcho(run);
       } catch (error) {
         escaped(error);

@@ -2,6 +2,10 @@
  * The block devices of one domain: each guest disk's way from xenstore to its storage VSP. Attaching creates the
  * device's nodes, and the guest's own driver does the rest; detaching asks the guest to let go. Implements what xl's
  * block-attach, block-detach and block-list do.
+ *
+ * Quirk: Linux looks at a device's directory when it is told of a change there. A directory that is removed and made again
+ * before it has looked is no change to it, and the new device would never be noticed. So a number is free again when
+ * the guest has been seen to look for the directory that is gone, or after NOTICE_MS.
  */
 import type { Logger } from 'pino';
 import type { GuestMemory } from '../../partition/guest-memory';
@@ -10,7 +14,13 @@ import { Vbd } from '../../translate/blkif/vbd';
 import type { XenDomain } from '../../xen/xen-domain';
 import { XenbusBackend } from '../../xen/xenbus/backend';
 import type { XenstoreClient } from '../../xen/xenstore/client';
-import { createDeviceNodes, type DevicePaths, removeDeviceNodes } from '../../xen/xenstore/toolstack-nodes';
+import type { XenstoreServer } from '../../xen/xenstore/server';
+import {
+  createDeviceNodes,
+  type DevicePaths,
+  devicePaths,
+  removeDeviceNodes,
+} from '../../xen/xenstore/toolstack-nodes';
 import type { GuestDisk } from './guest-disk';
 import type { ScratchPages } from './scratch-pages';
 import { parseVdev, type Vdev } from './vdev';
@@ -58,9 +68,12 @@ interface Device {
 const TYPE = 'vbd';
 /** How long a guest has to let go of a disk. */
 const DETACH_MS = 30_000;
+/** How long a guest gets to notice that a device has gone, before its number is used again. */
+const NOTICE_MS = 3000;
 
 export interface BlockDevicesOptions {
   readonly xen: XenDomain;
+  readonly server: XenstoreServer;
   readonly store: XenstoreClient;
   readonly memory: GuestMemory;
   readonly scratch: ScratchPages;
@@ -71,10 +84,14 @@ export interface BlockDevicesOptions {
 
 export class BlockDevices {
   private readonly devices = new Map<number, Device>();
+  /** Numbers whose directories have gone, by the directory; resolved when the guest has noticed. */
+  private readonly vanished = new Map<string, { readonly noticed: Promise<void>; notice(): void }>();
   private held = false;
   private ended = false;
 
-  constructor(private readonly o: BlockDevicesOptions) {}
+  constructor(private readonly o: BlockDevicesOptions) {
+    o.server.onDirectory = (_, path) => this.vanished.get(path)?.notice();
+  }
 
   /** Requests that are with VSPs. */
   get pending(): number {
@@ -89,6 +106,9 @@ export class BlockDevices {
     const { vdev, cdrom, readOnly } = disk.spec;
     if (this.ended) throw new BlockDeviceError('the domain is ending');
     this.checkFree(vdev);
+    await this.vanished.get(devicePaths(xen.domid, TYPE, vdev.id).front)?.noticed;
+    this.checkFree(vdev);
+    if (this.ended) throw new BlockDeviceError('the domain is ending');
     const scratch = this.o.scratch.take();
     if (scratch === undefined) throw new BlockDeviceError('too many disks');
     let storvsc: Storvsc;
@@ -184,7 +204,24 @@ export class BlockDevices {
     await device.storvsc.close();
     this.o.scratch.give(device.scratch);
     this.devices.delete(id);
-    if (!this.ended) removeDeviceNodes(this.o.store, this.o.xen.domid, TYPE, id);
+    if (this.ended) return;
+    removeDeviceNodes(this.o.store, this.o.xen.domid, TYPE, id);
+    this.awaitNotice(device.paths.front);
+  }
+
+  private awaitNotice(directory: string): void {
+    let tell = (): void => undefined;
+    const noticed = new Promise<void>((resolve) => {
+      tell = resolve;
+    });
+    const notice = (): void => {
+      clearTimeout(timer);
+      this.vanished.delete(directory);
+      tell();
+    };
+    const timer = setTimeout(notice, NOTICE_MS);
+    timer.unref();
+    this.vanished.set(directory, { noticed, notice });
   }
 
   list(): BlockInfo[] {

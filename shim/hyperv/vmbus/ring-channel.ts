@@ -135,11 +135,11 @@ class OpenRing implements VmbusChannel, RingChannel {
 
   /** One turn. */
   private work(): void {
-    this.flush();
     this.busy = true;
     try {
       do {
         this.again = false;
+        this.flush();
         this.readRequests();
       } while (this.again && !this.scheduled && this.isOpen && this.broken === undefined);
     } finally {
@@ -304,7 +304,7 @@ class OpenRing implements VmbusChannel, RingChannel {
     if (this.poll !== undefined || this.reader.peerHeeds() || this.broken !== undefined) return;
     this.poll = setTimeout(() => {
       this.poll = undefined;
-      if (this.isOpen && this.broken === undefined) this.flush();
+      this.signal();
     }, POLL_MS);
     this.poll.unref();
   }

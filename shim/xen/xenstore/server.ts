@@ -98,6 +98,8 @@ export class XenstoreServer {
   private readonly sessions = new Set<Session>();
   private readonly introduced = new Set<number>([0]);
   private readonly handlers: ReadonlyMap<number, Handler>;
+  /** Told of each XS_DIRECTORY of an unprivileged domain, before it is answered: the absolute path. */
+  onDirectory: ((domid: number, path: string) => void) | undefined;
 
   constructor(private readonly options: XenstoreServerOptions = {}) {
     this.quota = { ...DEFAULT_QUOTA, ...options.quota };
@@ -298,7 +300,9 @@ export class XenstoreServer {
         XS.XS_DIRECTORY,
         {
           run: (r) => {
-            const node = operations.directory(context(r), path(r));
+            const full = path(r);
+            if (r.session.domid !== 0) this.onDirectory?.(r.session.domid, full);
+            const node = operations.directory(context(r), full);
             r.reply(encodeStrings(node.children));
           },
         },

@@ -1,12 +1,30 @@
-/** The guest's console on a real terminal: raw while the guest runs, Ctrl-] leaves, the terminal is as before. */
+/**
+ * The guest's console on a real terminal, of `run` and of `console`: raw while the guest runs, Ctrl-] leaves, the terminal
+ * is as before; and a terminal that goes away.
+ */
 import { execFileSync, spawn } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { listDomains } from '../../../shim/domain/control-client';
 import { guestImage } from '../lib/guest-image';
 import { debianKernels } from '../lib/kernels';
-import { COMMAND, leftovers, uniqueName } from '../lib/xenlighten';
+import { COMMAND, endAll, leftovers, uniqueName, Xenlighten } from '../lib/xenlighten';
+import { lifeRamdisk, PROMPT } from '../life/guest';
 
 const image = guestImage();
-afterAll(() => rmSync(image.ramdisk, { force: true }));
+/** Of a guest that powers off when it is asked to. */
+const ramdisk = lifeRamdisk();
+afterEach(endAll);
+afterAll(() => {
+  rmSync(image.ramdisk, { force: true });
+  rmSync(ramdisk, { force: true });
+});
+
+/** Says so when sleep has been in the foreground for a second: Ctrl-C must not come before it has begun. */
+const SLEEP = '(sleep 1; echo sleeping$((6*7))) & sleep 1000\r';
+/** Prints how the terminal is set. */
+const settings = `stty -a | tr ' ;' '\\n\\n' | grep -x -e '-*icanon' -e '-*echo' -e '-*isig' | tr '\\n' ' '`;
 
 function hasScript(): boolean {
   try {
@@ -50,14 +68,13 @@ test('Ctrl-C goes to the guest, Ctrl-] leaves with status 130, the terminal is r
   const name = uniqueName();
   const { stock } = debianKernels();
   const run = `'${process.execPath}' '${COMMAND}' run --name ${name} --kernel '${stock}' --ramdisk '${image.ramdisk}' --cmdline 'console=hvc0 quiet'`;
-  const settings = `stty -a | tr ' ;' '\\n\\n' | grep -x -e '-*icanon' -e '-*echo' -e '-*isig' | tr '\\n' ' '`;
   const said = await onTerminal(
     `echo "before: $(${settings})"; ${run}; echo "status: $?"; echo "after: $(${settings})"`,
     [
-      [/\/ # /, 'echo sleeping$((6*7)); sleep 1000\r'],
+      [/\/ # /, SLEEP],
       [/\nsleeping42\r+\n/, '\x03'],
       [/\^C\r+\n/, 'echo alive$((6*7))\r'],
-      [/\nalive42\r+\n/, 'echo leaving\x1d'],
+      [/\nalive42\r+\n[\s\S]*\/ # /, 'echo leaving\x1d'],
     ],
   );
   expect(said).toContain('status: 130\r\n');
@@ -67,4 +84,63 @@ test('Ctrl-C goes to the guest, Ctrl-] leaves with status 130, the terminal is r
   // Typed before Ctrl-] in the same breath: the guest got it, or not, but it never appears twice.
   expect(said.match(/\n(echo )?leaving/g) ?? []).toHaveLength(0);
   expect(await leftovers(name)).toEqual([]);
+}, 120_000);
+
+test('console on a terminal: Ctrl-C goes to the guest, Ctrl-] leaves with status 0, the guest runs on', async () => {
+  if (!hasScript()) {
+    console.warn('skipped: there is no script program to make a terminal with');
+    return;
+  }
+  const name = uniqueName();
+  const { stock } = debianKernels();
+  const common = ['--kernel', stock, '--ramdisk', ramdisk, '--cmdline', 'console=hvc0 quiet'];
+  const guest = new Xenlighten(['run', '--name', name, ...common]);
+  await guest.says(PROMPT);
+  const attach = `'${process.execPath}' '${COMMAND}' console ${name}`;
+  const said = await onTerminal(
+    `echo "before: $(${settings})"; ${attach}; echo "status: $?"; echo "after: $(${settings})"`,
+    [
+      [/\/ # /, SLEEP],
+      [/\nsleeping42\r+\n/, '\x03'],
+      [/\^C\r+\n/, 'echo alive$((6*7))\r'],
+      [/\nalive42\r+\n/, '\x1d'],
+    ],
+  );
+  expect(said).toContain('status: 0\r\n');
+  expect(said).toContain(`after: ${/before: (.*?)\r\n/.exec(said)?.[1]}`);
+  guest.type('echo on$((6*7))\n');
+  await guest.says(/^on42\r?$/m);
+  guest.kill('SIGTERM');
+  expect(await guest.ended).toEqual({ status: 0, signal: null });
+}, 120_000);
+
+test('a terminal that goes away: the guest powers off', async () => {
+  if (!hasScript()) {
+    console.warn('skipped: there is no script program to make a terminal with');
+    return;
+  }
+  const name = uniqueName();
+  const { stock } = debianKernels();
+  const directory = mkdtempSync(path.join(tmpdir(), 'xenlighten-terminal-'));
+  const complaints = path.join(directory, 'complaints');
+  // The shell's place is taken by the command: the kernel tells the leader of the session that its terminal has gone.
+  const run = `exec '${process.execPath}' '${COMMAND}' run --name ${name} --kernel '${stock}' --ramdisk '${ramdisk}' --cmdline 'console=hvc0 quiet' 2>'${complaints}'`;
+  const child = spawn('script', ['-qec', run, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  let said = '';
+  await new Promise<void>((resolve) => {
+    child.stdout.on('data', (chunk: Buffer) => {
+      said += chunk.toString('latin1');
+      if (/READY[\s\S]*\/ # /.test(said)) resolve();
+    });
+  });
+  const { pid } = (await listDomains()).find((domain) => domain.name === name)?.info ?? {};
+  child.kill('SIGKILL');
+  for (let i = 0; i < 300 && existsSync(`/proc/${pid}`); i++) await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(pid).toBeGreaterThan(1);
+  expect(existsSync(`/proc/${pid}`)).toBe(false);
+  expect(readFileSync(complaints, 'utf8')).toBe(
+    'xenlighten: SIGHUP: asking the guest to power off; a second signal destroys it\n',
+  );
+  expect(await leftovers(name)).toEqual([]);
+  rmSync(directory, { recursive: true });
 }, 120_000);

@@ -61,6 +61,15 @@ export class Xenlighten {
     this.child.kill(signal);
   }
 
+  /** Sends a signal that asks, and when it has been answered (what is said then begins with `answer`) the next one. */
+  async killTwice(signal: NodeJS.Signals, answer: string): Promise<void> {
+    this.kill(signal);
+    await this.complains(new RegExp(`^xenlighten: ${signal}: ${answer}`, 'm'));
+    // What comes sooner is taken for the same signal.
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    this.kill(signal);
+  }
+
   /**
    * Resolves with the match once the console has said it, not before its character `from`. Rejects when the process ends
    * before, or after `ms`.

@@ -159,10 +159,8 @@ test('list, stats and destroy; SIGINT leaves a whole trace; kill -9 leaves a soc
   expect(iret(second)).toBeGreaterThan(iret(first));
   expect((await xenlighten('stats', 'nobody')).status).toBe(1);
 
-  guest.kill('SIGINT');
   // This guest has no program to power off with.
-  await guest.complains(/asking the guest to power off/);
-  guest.kill('SIGINT');
+  await guest.killTwice('SIGINT', 'asking the guest to power off');
   expect(await guest.ended).toMatchObject({ status: 130 });
   expect(readTrace(traceFile).traceEvents.at(-1)?.name).toBe('trace_summary');
   expect(sockets()).toEqual([]);

@@ -9,9 +9,11 @@ class FakeProcess extends EventEmitter {
   }
 }
 
+/** Signals that come a second after each other, or at once ('+SIGINT'). */
 async function after(...signals: string[]): Promise<{ asked: unknown; destroyed: unknown; exits: number[] }> {
   const fake = new FakeProcess();
-  const stop = interruptions(fake);
+  let now = 0;
+  const stop = interruptions(fake, () => now);
   let asked: unknown;
   let destroyed: unknown;
   void stop.shutdown.then((signal) => {
@@ -21,8 +23,9 @@ async function after(...signals: string[]): Promise<{ asked: unknown; destroyed:
     destroyed = signal;
   });
   for (const signal of signals) {
+    now += signal.startsWith('+') ? 100 : 1000;
     if (signal === 'Ctrl-]') stop.destroy('SIGINT');
-    else fake.emit(signal);
+    else fake.emit(signal.replace('+', ''));
   }
   await new Promise((resolve) => setImmediate(resolve));
   stop.close();
@@ -47,4 +50,13 @@ test('SIGQUIT and Ctrl-] do not ask', async () => {
   expect(await after('SIGQUIT')).toEqual({ asked: undefined, destroyed: 'SIGQUIT', exits: [] });
   expect(await after('Ctrl-]')).toEqual({ asked: undefined, destroyed: 'SIGINT', exits: [] });
   expect((await after('Ctrl-]', 'SIGHUP')).exits).toEqual([129]);
+});
+
+test('what comes at once, because somebody passes it on, is one signal', async () => {
+  expect(await after('SIGINT', '+SIGINT', '+SIGTERM')).toEqual({ asked: 'SIGINT', destroyed: undefined, exits: [] });
+  expect(await after('SIGINT', '+SIGINT', 'SIGINT', '+SIGINT')).toEqual({
+    asked: 'SIGINT',
+    destroyed: 'SIGINT',
+    exits: [],
+  });
 });

@@ -93,6 +93,7 @@ class FakeDomain implements ControlTarget {
       return this.outcome;
     },
     setMemory: (mib: number) => void this.asked.push(['memory', mib]),
+    setMaxMemory: (mib: number) => void this.asked.push(['maximum', mib]),
     setVcpus: (count: number) => void this.asked.push(['vcpus', count]),
     sysrq: (key: string) => void this.asked.push(['sysrq', key]),
   };
@@ -446,7 +447,10 @@ describe('requests', () => {
         .record({
           version: fc.constantFrom(0, 1, '1', null),
           id: fc.jsonValue(),
-          method: fc.oneof(fc.constantFrom('info', 'stats', 'trace-stop'), fc.string()),
+          method: fc.oneof(
+            fc.constantFrom('info', 'stats', 'trace-stop', 'shutdown', 'mem-set', 'vcpu-set', 'sysrq'),
+            fc.string(),
+          ),
           params: fc.jsonValue(),
         })
         .map((r) => Buffer.from(`${JSON.stringify(r)}\n`)),
@@ -520,10 +524,12 @@ describe('requests to the guest', () => {
     const { domain } = await serve('one');
     const client = await ControlClient.connect('one', { directory });
     expect(await client.request('mem-set', { mib: 128 })).toEqual({});
+    expect(await client.request('mem-max', { mib: 256 })).toEqual({});
     expect(await client.request('vcpu-set', { vcpus: 2 })).toEqual({});
     expect(await client.request('sysrq', { key: 'h' })).toEqual({});
     expect(domain.asked).toEqual([
       ['memory', 128],
+      ['maximum', 256],
       ['vcpus', 2],
       ['sysrq', 'h'],
     ]);

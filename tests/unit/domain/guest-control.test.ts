@@ -203,6 +203,20 @@ describe('memory, processors, keys', () => {
     expect(guest.limits).toHaveLength(2);
   });
 
+  test('a maximum is between the target and what there is, and no business of the guest', () => {
+    const guest = new Guest();
+    guest.control.setMaxMemory(256);
+    guest.control.setMaxMemory(512);
+    expect(guest.limits).toEqual([257 * 1024, 512 * 1024]);
+    for (const bad of [255, 513]) {
+      expect(() => guest.control.setMaxMemory(bad)).toThrow(
+        `cannot set the maximum to ${bad} MiB: wanted 256 (what the guest is to have) to 512 MiB (maxmem of its configuration)`,
+      );
+    }
+    expect(() => guest.control.setMaxMemory('x' as unknown as number)).toThrow('mib: wanted a whole number above 0');
+    expect(guest.wire.answer(XS.XS_READ, 'memory/target|')).toBe(`${XS.XS_READ} ${256 * 1024}`);
+  });
+
   test('processors: only what changes is written', () => {
     const guest = new Guest();
     guest.wire.ask(XS.XS_WATCH, 'cpu|cpus|');
