@@ -3,7 +3,8 @@
  * `npm run demo`: boots Debian's own kernel, unmodified, as a Xen PV guest to a BusyBox shell, and shows what its Xen
  * operations were translated to. Works straight after a clone: fetches what is missing and keeps it.
  *
- * On a terminal it is interactive; without one (or with --proof) the guest runs a short proof and powers off.
+ * On a terminal it is interactive; without one (or with --proof) the guest runs a short proof and powers off. With
+ * --debian it is a whole Debian on a disk image of its own (scripts/lib/debian), with --pvgrub booted by GRUB from that.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -11,6 +12,7 @@ import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { debianDemo } from './lib/debian/demo.mjs';
 import { cacheDirectory, debianKernel } from './lib/debian-kernel.mjs';
 import { buildPackages, ensureApt, ensureNodeModules, runPackages } from './lib/ensure.mjs';
 import { root, run, runMain, say, timed } from './lib/progress.mjs';
@@ -79,31 +81,27 @@ function boot(args) {
   });
 }
 
+/** Debian's kernel with BusyBox. */
+async function shellDemo(proof, statsFile) {
+  const kernel = await debianKernel('stock');
+  const ramdisk = await timed('making the initramfs', async () => initramfs());
+  const cmdline = `console=hvc0 quiet${proof ? ' proof' : ''}`;
+  const what = ['--name', 'demo', '--kernel', kernel, '--ramdisk', ramdisk, '--cmdline', cmdline];
+  say(`booting ${path.basename(kernel)}, as Debian ships it`);
+  return boot([...what, '--stats', statsFile, ...(proof ? ['--timeout', PROOF_TIMEOUT_S] : [])]);
+}
+
 runMain(async () => {
   const proof = process.argv.includes('--proof') || !process.stdin.isTTY || !process.stdout.isTTY;
   await ensureApt([...buildPackages, ...runPackages]);
   await ensureNodeModules();
   run(process.execPath, ['scripts/build.mjs']);
-  const kernel = await debianKernel('stock');
-  const ramdisk = await timed('making the initramfs', async () => initramfs());
   const work = mkdtempSync(path.join(os.tmpdir(), 'xenlighten-demo-'));
   try {
     const statsFile = path.join(work, 'stats.json');
-    const cmdline = `console=hvc0 quiet${proof ? ' proof' : ''}`;
-    const args = [
-      '--name',
-      'demo',
-      '--kernel',
-      kernel,
-      '--ramdisk',
-      ramdisk,
-      '--cmdline',
-      cmdline,
-      '--stats',
-      statsFile,
-    ];
-    say(`booting ${path.basename(kernel)}, as Debian ships it`);
-    const status = await boot([...args, ...(proof ? ['--timeout', PROOF_TIMEOUT_S] : [])]);
+    const [debian, pvgrub] = ['--debian', '--pvgrub'].map((option) => process.argv.includes(option));
+    const status =
+      debian || pvgrub ? await debianDemo({ proof, pvgrub, statsFile, boot }) : await shellDemo(proof, statsFile);
     if (existsSync(statsFile) && statSync(statsFile).size > 0) {
       process.stdout.write(`\n${summaryTable(JSON.parse(readFileSync(statsFile, 'utf8')))}`);
     }

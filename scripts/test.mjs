@@ -9,7 +9,9 @@ import {
   e2ePackages,
   ensureApt,
   ensureNodeModules,
+  imagePackages,
   labPackages,
+  pvgrubPackages,
   runPackages,
 } from './lib/ensure.mjs';
 import { noTests, runSuite, totalLine } from './lib/jest.mjs';
@@ -20,7 +22,10 @@ const suites = ['unit', 'conformance', 'e2e', 'fuzz'];
 runMain(async () => {
   const asked = process.argv.slice(2).filter((argument) => suites.includes(argument));
   const chosen = asked.length > 0 ? asked : suites;
-  const more = { conformance: conformancePackages, e2e: [...e2ePackages, ...labPackages] };
+  const more = {
+    conformance: conformancePackages,
+    e2e: [...e2ePackages, ...labPackages, ...imagePackages, ...pvgrubPackages],
+  };
   await ensureApt([...buildPackages, ...runPackages, ...chosen.flatMap((suite) => more[suite] ?? [])]);
   await ensureNodeModules();
   run(process.execPath, ['scripts/build.mjs']);

@@ -115,6 +115,9 @@ export const buildPackages = ['gcc', 'libc6-dev', 'binutils', 'make'];
 /** For the end-to-end tests: the PV test kernel is compiled with Xen's headers. */
 export const e2ePackages = ['libxen-dev'];
 export const runPackages = ['qemu-system-x86', 'busybox-static'];
+/** For a Debian guest: its image, and GRUB for Xen (which changes nothing in how the host boots). */
+export const imagePackages = ['mmdebstrap', 'e2fsprogs'];
+export const pvgrubPackages = ['grub-xen-host'];
 /** For the lab: mkfs.ext4 makes its root image. */
 export const labPackages = [...runPackages, 'e2fsprogs'];
 export const conformancePackages = [

@@ -5,6 +5,7 @@ import { open, rm, writeFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { beginAhead } from '../domain/ahead';
 
+import { type Bootloader, isPvgrub32, namedBootloader } from '../domain/bootloader';
 import { parseDiskSpec } from '../domain/disks/disk-spec';
 import { checkMemory, checkName, completeConfig, type GuestConfig, MAX_VCPUS } from '../domain/guest-config';
 import type { RunHooks, RunOptions } from '../domain/run-guest';
@@ -43,6 +44,7 @@ export const declaration: CommandDecl = {
   positionals: { min: 0, max: 1 },
   options: {
     kernel: { value: 'FILE', help: 'kernel image: bzImage, ELF or gzipped ELF' },
+    bootloader: { value: 'pvgrub', help: "boot the kernel of the guest's own disk by GRUB, in the place of a kernel" },
     ramdisk: { value: 'FILE', help: 'initial ramdisk' },
     cmdline: { value: 'TEXT', help: "the kernel's command line" },
     memory: { value: 'MB', help: 'memory at start (default 256)' },
@@ -67,6 +69,27 @@ export const declaration: CommandDecl = {
   },
 };
 
+/** `--bootloader`: pvgrub, or pygrub with a notice. */
+function bootloader(args: Arguments): Bootloader | undefined {
+  const text = args.text('bootloader');
+  if (text === undefined) return undefined;
+  const named = namedBootloader(text);
+  if (named === undefined) {
+    const found = JSON.stringify(text.slice(0, 80));
+    const wanted = isPvgrub32(text) ? 'pvgrub: 32-bit PV kernels are not supported' : 'pvgrub';
+    throw new UsageError('unusable value', { file: '--bootloader', found, wanted });
+  }
+  if (args.text('kernel') !== undefined) {
+    const found = '--bootloader and --kernel';
+    throw new UsageError('wrong arguments', {
+      found,
+      wanted: 'one of them: the boot loader takes the place of a kernel',
+    });
+  }
+  if (named.notice !== undefined) complain(`warning: --bootloader: ${named.notice}`);
+  return named.bootloader;
+}
+
 /** Options that say what the guest is; they win over the configuration file. */
 function configFromOptions(args: Arguments): GuestConfig {
   const megabytes = (name: string): number | undefined => {
@@ -85,6 +108,7 @@ function configFromOptions(args: Arguments): GuestConfig {
   return {
     name: name === undefined ? undefined : checkName(name, '--name'),
     kernel: file('kernel'),
+    bootloader: bootloader(args),
     ramdisk: file('ramdisk'),
     cmdline: args.text('cmdline'),
     memory: megabytes('memory'),
@@ -160,7 +184,10 @@ export async function run(args: Arguments): Promise<number> {
   const file = args.positionals[0];
   const { config, warnings } = file === undefined ? { config: {}, warnings: [] } : await xlCfg().readXlConfig(file);
   for (const warning of warnings) complain(`warning: ${warning}`);
-  const asked: GuestConfig = { ...config, ...defined(configFromOptions(args)) };
+  const chosen = defined(configFromOptions(args));
+  const asked: GuestConfig = { ...config, ...chosen };
+  // One of the two takes the other's place, wherever each was said.
+  if (chosen.bootloader !== undefined) Object.assign(asked, { kernel: undefined, ramdisk: chosen.ramdisk });
   const guest = completeConfig(asked, file ?? 'run');
   const ahead = beginAhead({ kernel: guest.kernel, ramdisk: guest.ramdisk, ...engineOptions(args) });
   const log: Logger = createLogger(args.text('log-level'));

@@ -5,6 +5,7 @@
 import { basename } from 'node:path';
 import { TRAP } from '../../abi/trap';
 import { UsageError } from '../errors';
+import { type Bootloader, findPvgrub } from './bootloader';
 import type { CpuidSetting } from './cpuid-option';
 import { checkDistinct, type DiskSpec } from './disks/disk-spec';
 
@@ -15,6 +16,8 @@ export type EndEvent = 'poweroff' | 'reboot' | 'crash' | 'watchdog';
 export interface GuestConfig {
   readonly name?: string | undefined;
   readonly kernel?: string | undefined;
+  /** Boots the guest's own kernel from its disk, in the place of `kernel`; a kernel that is given as well wins. */
+  readonly bootloader?: Bootloader | undefined;
   readonly ramdisk?: string | undefined;
   readonly cmdline?: string | undefined;
   /** MiB. */
@@ -86,13 +89,23 @@ export interface CompleteGuestConfig extends GuestConfig {
   readonly memory: number;
 }
 
-/** Fills in what is not said. `where` names the source for errors. Throws UsageError when there is no kernel. */
+/**
+ * Fills in what is not said. `where` names the source for errors. Throws UsageError when there is neither a kernel nor a
+ * boot loader, or when the boot loader is not installed or has no disk.
+ */
 export function completeConfig(config: GuestConfig, where: string): CompleteGuestConfig {
-  const { kernel } = config;
+  if (config.kernel === undefined && config.bootloader !== undefined && (config.disks ?? []).length === 0) {
+    throw new UsageError('no disk to boot from', {
+      file: where,
+      found: `the boot loader ${config.bootloader} and no disk`,
+      wanted: "disk=, or --disk, with the guest's own boot directory on it",
+    });
+  }
+  const kernel = config.kernel ?? (config.bootloader === undefined ? undefined : findPvgrub(where));
   if (kernel === undefined) {
     throw new UsageError('no kernel', {
       file: where,
-      found: 'neither kernel= nor --kernel',
+      found: 'neither kernel= nor --kernel, and no boot loader',
       wanted: 'a kernel to boot',
     });
   }

@@ -31,18 +31,23 @@ export function hostMeltdown(): Meltdown {
 }
 
 /**
- * Chooses. `wanted` is the configuration's; `guest` says whether the kernel is known to work in ring 1 (Linux); of an
- * unknown CPU the worse is assumed.
+ * Chooses. `wanted` is the configuration's; `guest` says whether the kernel is known to work in ring 1 (Linux, and
+ * GRUB, of which it is assumed that it boots Linux); of an unknown CPU the worse is assumed.
  */
-export function chooseRing(wanted: 'auto' | 1 | 3, guest: { isLinux: boolean }, meltdown: Meltdown): RingChoice {
+export function chooseRing(
+  wanted: 'auto' | 1 | 3,
+  guest: { isLinux: boolean; isGrub: boolean },
+  meltdown: Meltdown,
+): RingChoice {
   const open = meltdown !== 'not affected';
   const cpu =
     meltdown === 'unknown' ? 'nothing is known of the CPU and Meltdown' : `the CPU is ${meltdown} by Meltdown`;
   if (wanted !== 'auto') {
     return { ring: wanted, isolateUserRoots: wanted === 3 && open, why: 'asked for' };
   }
-  if (!guest.isLinux) return { ring: 3, isolateUserRoots: open, why: 'the kernel is not Linux' };
+  if (!guest.isLinux && !guest.isGrub)
+    return { ring: 3, isolateUserRoots: open, why: 'the kernel is neither Linux nor GRUB' };
   return open
     ? { ring: 3, isolateUserRoots: true, why: cpu }
-    : { ring: 1, isolateUserRoots: false, why: `the kernel is Linux and ${cpu}` };
+    : { ring: 1, isolateUserRoots: false, why: `the kernel is ${guest.isGrub ? 'GRUB' : 'Linux'} and ${cpu}` };
 }

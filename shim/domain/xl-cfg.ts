@@ -6,11 +6,13 @@
  * error; a key that only concerns a Xen host, or that nobody knows, is a warning.
  *
  * Quirks: numbers may be in quotes, as xl allows. cmdline= wins over root= and extra=, which are joined with a space.
- * Paths are relative to the current directory, as in xl.
+ * Paths are relative to the current directory, as in xl. A bootloader wins over a kernel, which for xl is then a path
+ * inside the guest's image; a firmware beside a kernel is an error.
  */
 import { TRAP } from '../../abi/trap';
 import { UsageError } from '../errors';
 import { readInput } from '../xen/builder/image';
+import { grubTakes, isPvgrub32, namedBootloader } from './bootloader';
 import { parseCpuidOption } from './cpuid-option';
 import { type DiskSpec, parseDiskSpec } from './disks/disk-spec';
 import {
@@ -144,6 +146,55 @@ class Reader {
     return extra;
   }
 
+  /** What boots: the kernel that is named, or GRUB in its place. */
+  boot(): Pick<GuestConfig, 'kernel' | 'ramdisk' | 'bootloader'> {
+    const [kernel, ramdisk] = [this.word('kernel'), this.word('ramdisk')];
+    const firmware = this.pvgrub('firmware', ['pvgrub64']);
+    const bootloader = this.pvgrub('bootloader', ['pvgrub', 'pygrub']);
+    if (bootloader) {
+      for (const key of ['kernel', 'ramdisk']) {
+        const setting = this.settings.get(key);
+        if (setting !== undefined) this.warn(setting.line, `${key} is ignored because there is a bootloader`);
+      }
+      return { bootloader: 'pvgrub' };
+    }
+    if (!firmware) return { kernel, ramdisk };
+    const value = this.value('kernel');
+    if (value !== undefined) {
+      throw this.error(value, 'both kernel and firmware', `kernel = ${describe(value)}`, 'one of them, as in xl');
+    }
+    return { bootloader: 'pvgrub', ramdisk };
+  }
+
+  /** Does a key ask for pvgrub? Empty, it asks for nothing. */
+  private pvgrub(key: 'bootloader' | 'firmware', names: readonly string[]): boolean {
+    const value = this.value(key);
+    const text = this.text(key)?.trim();
+    if (value === undefined || text === undefined || text === '') return false;
+    const wanted = names.map((name) => `"${name}"`).join(' or ');
+    if (isPvgrub32(text)) {
+      throw this.error(
+        value,
+        'a boot loader for 32-bit guests',
+        `${key} = ${describe(value)}`,
+        `${wanted}: 32-bit PV kernels are not supported`,
+      );
+    }
+    const named = namedBootloader(text);
+    if (named === undefined || (key === 'firmware' && text !== 'pvgrub64')) {
+      throw this.error(value, `${key} is not supported`, `${key} = ${describe(value)}`, wanted);
+    }
+    if (named.notice !== undefined) this.warn(value.line, named.notice);
+    for (const other of ['cmdline', 'root', 'extra']) {
+      const setting = this.settings.get(other);
+      const words = this.text(other);
+      if (setting !== undefined && words !== undefined && !grubTakes(words)) {
+        this.warn(setting.line, `${other} has no effect with a boot loader: the guest's grub.cfg has the command line`);
+      }
+    }
+    return true;
+  }
+
   onEnd(): Partial<Record<EndEvent, EndAction>> {
     const out: Partial<Record<EndEvent, EndAction>> = {};
     for (const event of ['poweroff', 'reboot', 'crash', 'watchdog'] as const) {
@@ -253,8 +304,7 @@ export function parseXlConfig(file: string, text: string): XlConfig {
   reader.type();
   const config: GuestConfig = {
     name: reader.checked('name', reader.word('name'), checkName),
-    kernel: reader.word('kernel'),
-    ramdisk: reader.word('ramdisk'),
+    ...reader.boot(),
     cmdline: reader.cmdline(),
     memory: reader.checked('memory', reader.number('memory'), checkMemory),
     maxmem: reader.checked('maxmem', reader.number('maxmem'), checkMemory),

@@ -11,6 +11,8 @@ export const USED_KEYS: ReadonlySet<string> = new Set([
   'builder',
   'uuid',
   'kernel',
+  'bootloader',
+  'firmware',
   'ramdisk',
   'cmdline',
   'root',
@@ -55,8 +57,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, string> = new Map([
     ['dtdev', 'device passthrough'],
     ['device_tree', 'device trees'],
     ['vnuma', 'virtual NUMA'],
-    ['bootloader', 'boot loaders in the host; give kernel='],
-    ['bootloader_args', 'boot loaders in the host; give kernel='],
     ['pvshim', 'the PV shim'],
     ['pvshim_path', 'the PV shim'],
     ['pvshim_cmdline', 'the PV shim'],
@@ -76,7 +76,6 @@ export const REFUSED_KEYS: ReadonlyMap<string, string> = new Map([
     ['stubdomain_memory', 'device models'],
     ['driver_domain', 'driver domains'],
     ['backend_domain', 'driver domains'],
-    ['firmware', 'firmware (HVM guests only)'],
     ['firmware_override', 'firmware (HVM guests only)'],
     ['bios', 'firmware (HVM guests only)'],
     ['boot', 'boot devices (HVM guests only)'],
@@ -94,6 +93,8 @@ export const REFUSED_KEYS: ReadonlyMap<string, string> = new Map([
 
 /** Keys that say how a Xen host should treat the domain. They change nothing here. */
 export const IGNORED_KEYS: ReadonlySet<string> = new Set([
+  'bootloader_args',
+  'bootargs',
   'pool',
   'cpus',
   'cpus_soft',

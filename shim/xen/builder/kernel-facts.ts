@@ -8,7 +8,7 @@
  */
 import { UsageError } from '../../errors';
 import { type Elf, PT_LOAD } from './elf';
-import { isLinux, noteProblems, type XenNotes } from './notes';
+import { isGrub, isLinux, noteProblems, type XenNotes } from './notes';
 
 export const PAGE_SIZE = 4096;
 const PAGE_MASK = 0xfffn;
@@ -44,6 +44,8 @@ export interface KernelFacts {
   /** Frame to be filled with hypercall stubs. */
   readonly hypercallPfn: number | undefined;
   readonly isLinux: boolean;
+  /** A boot loader: the kernel that stays is another one. */
+  readonly isGrub: boolean;
 }
 
 const hex = (value: bigint | number): string => `0x${value.toString(16)}`;
@@ -141,5 +143,6 @@ export function kernelFacts(file: string, elf: Elf, notes: XenNotes): KernelFact
     modStartPfn: notes.modStartPfn,
     hypercallPfn,
     isLinux: isLinux(notes),
+    isGrub: isGrub(notes),
   };
 }

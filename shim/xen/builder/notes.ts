@@ -171,6 +171,11 @@ export function isLinux(notes: XenNotes): boolean {
   return notes.guestOs?.toLowerCase().startsWith(LINUX) ?? false;
 }
 
+/** Is it GRUB, which hands the domain over to another kernel? */
+export function isGrub(notes: XenNotes): boolean {
+  return notes.guestOs === 'GRUB';
+}
+
 /** Everything about the notes that keeps the kernel from booting; empty if nothing does. */
 export function noteProblems(file: string, notes: XenNotes): UsageError[] {
   const problems: UsageError[] = [];

@@ -70,9 +70,12 @@ export class Xenlighten {
     this.kill(signal);
   }
 
-  /** Resolves with the match once the console has said it. Rejects when the process ends before, or after `ms`. */
-  says(wanted: RegExp, ms = 90_000): Promise<RegExpExecArray> {
-    return this.until(wanted, () => this.stdout, ms);
+  /**
+   * Resolves with the match once the console has said it, not before its character `from`. Rejects when the process ends
+   * before, or after `ms`.
+   */
+  says(wanted: RegExp, ms = 90_000, from = 0): Promise<RegExpExecArray> {
+    return this.until(wanted, () => this.stdout.slice(from), ms);
   }
 
   /** As says(), for stderr. */

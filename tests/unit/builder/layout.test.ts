@@ -17,6 +17,7 @@ const DEBIAN: KernelFacts = {
   modStartPfn: true,
   hypercallPfn: undefined,
   isLinux: true,
+  isGrub: false,
 };
 /** A small kernel linked at 1 MiB, as Mini-OS and test kernels are: no notes about addresses. */
 const LOW: KernelFacts = {
@@ -30,6 +31,7 @@ const LOW: KernelFacts = {
   modStartPfn: false,
   hypercallPfn: 0x101,
   isLinux: false,
+  isGrub: false,
 };
 
 /** The plan without its list of tables, for comparison by eye. */

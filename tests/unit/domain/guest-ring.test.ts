@@ -1,12 +1,20 @@
 import { chooseRing, hostMeltdown } from '../../../shim/domain/guest-ring';
 
-const LINUX = { isLinux: true };
-const OTHER = { isLinux: false };
+const LINUX = { isLinux: true, isGrub: false };
+const GRUB = { isLinux: false, isGrub: true };
+const OTHER = { isLinux: false, isGrub: false };
 
 test('Linux runs in ring 1 on a CPU that is not open to Meltdown, and only there', () => {
   expect(chooseRing('auto', LINUX, 'not affected')).toMatchObject({ ring: 1, isolateUserRoots: false });
   for (const cpu of ['affected', 'unknown'] as const) {
     expect(chooseRing('auto', LINUX, cpu)).toMatchObject({ ring: 3, isolateUserRoots: true });
+  }
+});
+
+test('GRUB gets the ring that the Linux it boots would get', () => {
+  for (const cpu of ['not affected', 'affected', 'unknown'] as const) {
+    const { ring, isolateUserRoots } = chooseRing('auto', LINUX, cpu);
+    expect(chooseRing('auto', GRUB, cpu)).toMatchObject({ ring, isolateUserRoots });
   }
 });
 

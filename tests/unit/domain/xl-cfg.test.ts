@@ -113,9 +113,29 @@ test.each<[string, string, string]>([
     'g.cfg:1: vif is not supported: found vif = a list of 1, wanted no vif: xenlighten has no virtual network interfaces',
   ],
   [
-    'a boot loader',
-    'bootloader="pygrub"',
-    'g.cfg:1: bootloader is not supported: found bootloader = "pygrub", wanted no bootloader: xenlighten has no boot loaders in the host; give kernel=',
+    'a boot loader of its own',
+    'bootloader="/opt/bin/my-loader"',
+    'g.cfg:1: bootloader is not supported: found bootloader = "/opt/bin/my-loader", wanted "pvgrub" or "pygrub"',
+  ],
+  [
+    'a 32-bit boot loader',
+    '\nbootloader="pvgrub32"',
+    'g.cfg:2: a boot loader for 32-bit guests: found bootloader = "pvgrub32", wanted "pvgrub" or "pygrub": 32-bit PV kernels are not supported',
+  ],
+  [
+    '32-bit firmware',
+    'firmware="pvgrub32"',
+    'g.cfg:1: a boot loader for 32-bit guests: found firmware = "pvgrub32", wanted "pvgrub64": 32-bit PV kernels are not supported',
+  ],
+  [
+    'firmware of an HVM guest',
+    'firmware="uefi"',
+    'g.cfg:1: firmware is not supported: found firmware = "uefi", wanted "pvgrub64"',
+  ],
+  [
+    'firmware beside a kernel',
+    'firmware="pvgrub64"\nkernel="/k"',
+    'g.cfg:2: both kernel and firmware: found kernel = "/k", wanted one of them, as in xl',
   ],
   [
     'a device model',
@@ -281,7 +301,7 @@ test('completeConfig fills in defaults and wants a kernel', () => {
     cmdline: '',
   });
   expect(failure(() => completeConfig({}, 'g.cfg'))).toBe(
-    'g.cfg: no kernel: found neither kernel= nor --kernel, wanted a kernel to boot',
+    'g.cfg: no kernel: found neither kernel= nor --kernel, and no boot loader, wanted a kernel to boot',
   );
   expect(failure(() => completeConfig({ kernel: 'k', memory: 128, maxmem: 64 }, 'g.cfg'))).toContain(
     'maxmem below memory',
