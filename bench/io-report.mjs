@@ -14,11 +14,11 @@ const isLarge = (name) => name.includes('_128k_');
 const isAlone = (name) => !name.endsWith('_qd32');
 
 /** Values of one metric, from what machine.mjs found: operations a second, and times of one operation in us. */
-function values({ operations, ns, p50, p99, guestUs, hostCpuSeconds }) {
+function values({ operations, rate, p50, p99, guestUs, hostCpuSeconds }) {
   if (!(operations > 0)) return {};
   return {
-    perSecond: (operations * 1e9) / ns,
-    mean: ns / operations / 1000,
+    perSecond: rate,
+    mean: 1e6 / rate,
     p50: p50 / 1000,
     p99: p99 / 1000,
     guestCpu: guestUs / operations,
@@ -196,7 +196,7 @@ export function ioSection(io) {
     `- ${DISK_MIB} MiB are written once, then each metric runs. O_DIRECT, except for \`cached_write_4k_fsync\`. \`qd1\`: a pread or`,
     '  pwrite after the other; `qd32`: 32 requests of Linux AIO. Each read is checked, and in the end the whole disk.',
     '- Sequential 4 KiB requests with depth 32 are merged by the block layer before any driver sees them.',
-    '- The ratio is the median of the ratios within each round.',
+    '- A metric of a run is the median over slices of 40 ms; the ratio is the median of the ratios within each round.',
     '- Before a metric the guest sleeps for 100 ms, in which the host reads its counters: idle time is in "host", 100 ms of it.',
     '',
     '### Caveats for disks',

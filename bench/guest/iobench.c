@@ -6,6 +6,8 @@
  * with depth 32 Linux AIO, which gets a new request for each that completes. Sequential I/O starts over at the region's
  * end. An fsync metric's operation is a 4 KiB write at a random place and an fsync() after it.
  *
+ * A metric's speed is the median over slices of its time, because the host runs other things too.
+ *
  * So that a fast disk is one that has done its work: each 4 KiB block begins with its own number, in all that is
  * written; each read looks at its first one, and after all metrics the region is read and every block looked at.
  *
@@ -13,9 +15,9 @@
  *
  * Output, one line each, beside those of guest.h:
  *   @@begin NAME   a metric begins in SETTLE_MS; the host reads its own counters meanwhile
- *   @@io NAME OPERATIONS BYTES NS P50 P99 PROCESS_US GUEST_US
- *                  it has ended: operations, bytes of each (0 none), time of all, times of one in ns (50th and 99th
- *                  percentile), CPU time of this process and of the whole guest
+ *   @@io NAME OPERATIONS BYTES NS RATE P50 P99 PROCESS_US GUEST_US
+ *                  it has ended: operations, bytes of each (0 none), time of all; operations a second in the median
+ *                  slice; times of one in ns (50th and 99th percentile); CPU time of this process and of the whole guest
  *
  * Words on the kernel's command line: bench.disk=NAME (below /dev), bench.modules=NAME,... (of /modules, in that order),
  * bench.ms=MS, bench.mib=MIB, bench.only=NAME,...
@@ -32,6 +34,10 @@
 #define LARGE (128u * 1024)
 #define DEPTH 32
 #define SETTLE_MS 100
+#define SLICE_MS 40
+#define MAX_SLICES 4096
+/* With fewer, the speed is that of the whole time. */
+#define MIN_SLICES 5
 #define CALIBRATE_MS 100
 /* Of a metric's operations, the times of these are kept: the last ones. */
 #define MAX_TIMES 65536
@@ -68,7 +74,7 @@ static const struct metric metrics[] = {
     {"flush", 0, FLUSH, 0, 1, 0},
 };
 
-static uint64_t metric_ticks;
+static uint64_t metric_ticks, slice_ticks;
 static double ns_per_tick;
 static uint64_t region;
 static int direct, cached;
@@ -142,14 +148,36 @@ static uint64_t place(const struct metric *m, uint64_t *next)
 }
 
 struct outcome {
+    /* kept: how many of `times` are in use */
     uint64_t operations, ticks, kept;
     uint32_t times[MAX_TIMES];
+    uint64_t slice_began, slice_operations, slices;
+    double rates[MAX_SLICES];
 };
 
+static void begin(struct outcome *o, uint64_t at)
+{
+    o->operations = o->kept = o->slice_operations = o->slices = 0;
+    o->slice_began = at;
+}
+
+/* An operation that took `ticks` has ended. */
 static void keep(struct outcome *o, uint64_t ticks)
 {
     o->times[o->operations++ % MAX_TIMES] = ticks > UINT32_MAX ? UINT32_MAX : (uint32_t)ticks;
     o->kept = o->operations < MAX_TIMES ? o->operations : MAX_TIMES;
+    o->slice_operations++;
+}
+
+/* All operations that had ended at this time have been kept. */
+static void cut(struct outcome *o, uint64_t at)
+{
+    if (at - o->slice_began < slice_ticks)
+        return;
+    double seconds = (double)(at - o->slice_began) * ns_per_tick / 1e9;
+    o->rates[o->slices++ % MAX_SLICES] = (double)o->slice_operations / seconds;
+    o->slice_operations = 0;
+    o->slice_began = at;
 }
 
 static void one(const struct metric *m, int fd, uint64_t at)
@@ -171,10 +199,12 @@ static void run_alone(const struct metric *m, struct outcome *o)
 {
     uint64_t next = 0, start = __rdtsc(), last = start;
     int fd = m->cached ? cached : direct;
+    begin(o, start);
     do {
         one(m, fd, m->size ? place(m, &next) : 0);
         uint64_t at = __rdtsc();
         keep(o, at - last);
+        cut(o, at);
         last = at;
     } while (last - start < metric_ticks);
     o->ticks = last - start;
@@ -207,6 +237,7 @@ static void run_deep(const struct metric *m, struct outcome *o, uint64_t limit, 
     for (int i = 0; i < DEPTH; i++)
         list[i] = &blocks[i];
     last = start = __rdtsc();
+    begin(o, start);
     for (;;) {
         long n = 0;
         while (n < waiting && (limit ? begun < limit : last - start < metric_ticks)) {
@@ -245,10 +276,17 @@ static void run_deep(const struct metric *m, struct outcome *o, uint64_t limit, 
             keep(o, last - began[events[k].data]);
             list[k] = block;
         }
+        cut(o, last);
         flying -= waiting;
     }
     o->ticks = last - start;
     syscall(SYS_io_destroy, context);
+}
+
+static int ascending_rate(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
 }
 
 static int ascending(const void *a, const void *b)
@@ -289,7 +327,6 @@ static void measure(const struct metric *m)
     static struct outcome o;
     if (!wanted(m->name))
         return;
-    o.operations = o.kept = 0;
     random_state = 88172645463325252ull;
     printf("@@begin %s\n", m->name);
     fflush(stdout);
@@ -303,9 +340,15 @@ static void measure(const struct metric *m)
     process = process_us() - process;
     guest = guest_us() - guest;
     alarm(0);
+    double ns = (double)o.ticks * ns_per_tick, rate = (double)o.operations * 1e9 / ns;
+    uint64_t slices = o.slices < MAX_SLICES ? o.slices : MAX_SLICES;
+    if (slices >= MIN_SLICES) {
+        qsort(o.rates, slices, sizeof(o.rates[0]), ascending_rate);
+        rate = o.rates[slices / 2];
+    }
     qsort(o.times, o.kept, sizeof(o.times[0]), ascending);
-    printf("@@io %s %llu %u %.0f %.0f %.0f %llu %llu\n", m->name, (unsigned long long)o.operations, m->size,
-           (double)o.ticks * ns_per_tick, o.times[o.kept / 2] * ns_per_tick, o.times[o.kept * 99 / 100] * ns_per_tick,
+    printf("@@io %s %llu %u %.0f %.2f %.0f %.0f %llu %llu\n", m->name, (unsigned long long)o.operations, m->size, ns,
+           rate, o.times[o.kept / 2] * ns_per_tick, o.times[o.kept * 99 / 100] * ns_per_tick,
            (unsigned long long)process, (unsigned long long)guest);
     fflush(stdout);
 }
@@ -315,7 +358,6 @@ static void all_of_it(int kind)
 {
     static struct outcome o;
     struct metric m = {"region", LARGE, kind, 0, DEPTH, 0};
-    o.operations = o.kept = 0;
     alarm(STUCK_SECONDS);
     run_deep(&m, &o, region / LARGE, 1);
     check(fsync(direct) == 0, "fsync");
@@ -373,6 +415,7 @@ static void benchmarks(void)
     signal(SIGALRM, stuck);
     calibrate();
     metric_ticks = (uint64_t)((double)option("bench.ms", 1000) * 1e6 / ns_per_tick);
+    slice_ticks = (uint64_t)(SLICE_MS * 1e6 / ns_per_tick);
     off_t size = lseek(cached, 0, SEEK_END);
     check(size > 0, "size of the disk");
     uint64_t wanted_size = (uint64_t)option("bench.mib", 128) << 20;
