@@ -64,7 +64,7 @@ function ownMemory(pid) {
  * seconds used] by name; metrics are {median, min, batches, operations}. With `count` (a function that reads a counter)
  * they have {count, ms} as well: what it counted while a metric was measured, without the printing of lines, and in what time.
  * CPU seconds are not looked for then: to go through /proc takes a second in the lab.
- * Metrics of the disk benchmark (bench/guest/iobench.c) are {operations, bytes, ns, rate, p50, p99, processUs,
+ * Metrics of the disk benchmark (bench/guest/iobench.c) are {operations, bytes, ns, rate, best, p50, p99, processUs,
  * guestUs, hostCpuSeconds}; the last one is what the processes of the machine used from the metric's announcement to its end.
  */
 export function runMachine(command, { seconds, idle = 0, log, env, count }) {
@@ -136,8 +136,8 @@ export function runMachine(command, { seconds, idle = 0, log, env, count }) {
       else if (kind === 'io') {
         const hostCpuSeconds = cpuSeconds(child.pid) - cpuAtBegin;
         const [name, ...words] = text.split(' ');
-        const [operations, bytes, ns, rate, p50, p99, processUs, guestUs] = words.map(Number);
-        result.metrics[name] = { operations, bytes, ns, rate, p50, p99, processUs, guestUs, hostCpuSeconds };
+        const [operations, bytes, ns, rate, best, p50, p99, processUs, guestUs] = words.map(Number);
+        result.metrics[name] = { operations, bytes, ns, rate, best, p50, p99, processUs, guestUs, hostCpuSeconds };
       } else if (kind === 'idle') {
         if (idle > 0) measureIdle();
       } else if (kind === 'error') {
