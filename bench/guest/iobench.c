@@ -349,7 +349,7 @@ static void measure(const struct metric *m)
     }
     qsort(o.times, o.kept, sizeof(o.times[0]), ascending);
     printf("@@io %s %llu %u %.0f %.2f %.2f %.0f %.0f %llu %llu\n", m->name, (unsigned long long)o.operations, m->size,
-           ns, rate, o.times[o.kept / 2] * ns_per_tick, o.times[o.kept * 99 / 100] * ns_per_tick,
+           ns, rate, best, o.times[o.kept / 2] * ns_per_tick, o.times[o.kept * 99 / 100] * ns_per_tick,
            (unsigned long long)process, (unsigned long long)guest);
     fflush(stdout);
 }
