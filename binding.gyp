@@ -7,6 +7,7 @@
         "native/host/memory.c",
         "native/host/clock.c",
         "native/host/descriptors.c",
+        "native/host/files.c",
         "native/host/kvm.c"
       ],
       "cflags": [

@@ -35,6 +35,7 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   'block-list': { summary: "list a running guest's disks", load: () => import('./block-list.js') },
   sysrq: { summary: 'send a magic SysRq key to a running guest', load: () => import('./sysrq.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
+  image: { summary: 'make, convert, describe and check disk images', load: () => import('./image.js') },
 };
 
 function help(): string {

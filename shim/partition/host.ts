@@ -92,6 +92,9 @@ interface Addon {
   closeFile(fd: number): void;
   ioctlNumber(fd: number, request: number, argument: number): number;
   sendByte(fd: number): boolean;
+  lockFile(fd: number, exclusive: boolean): boolean;
+  seekFile(fd: number, offset: number, hole: boolean): number;
+  punchHole(fd: number, offset: number, length: number): Promise<boolean>;
   fill64(buffer: ArrayBuffer, byteOffset: number, count: number, start: bigint, step: bigint): void;
   readClocks(): ClockReading;
 }
@@ -161,6 +164,25 @@ export function ioctlNumber(fd: number, request: number, argument: number): numb
 /** Sends one byte without blocking. False when the socket's buffer is full or the other end is gone. */
 export function sendByte(fd: number): boolean {
   return addon().sendByte(fd);
+}
+
+/**
+ * Locks an open file, as its only writer or as one of its readers, until the descriptor is closed or the process ends,
+ * however it ends. False: another open holds it otherwise, of this process, of another one, or of QEMU's tools. Errors
+ * with an errno's name as `code` where the file system knows no such locks.
+ */
+export function lockFile(fd: number, exclusive: boolean): boolean {
+  return addon().lockFile(fd, exclusive);
+}
+
+/** Where data (or a hole) begins in an open file, at or after `offset`; -1: nowhere. Moves the file's own offset. */
+export function seekFile(fd: number, offset: number, hole: boolean): number {
+  return addon().seekFile(fd, offset, hole);
+}
+
+/** Gives a range of an open file back to the host, on the thread pool; it reads as zeroes. False: not possible there. */
+export function punchHole(fd: number, offset: number, length: number): Promise<boolean> {
+  return addon().punchHole(fd, offset, length);
 }
 
 /** Writes `count` little-endian u64s start, start + step, ... (modulo 2^64) at an 8-byte aligned offset. */
