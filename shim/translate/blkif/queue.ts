@@ -43,7 +43,7 @@ const SECTORS_PER_PAGE = PAGE_SIZE / BLKIF_SECTOR;
  * Requests taken in one turn of the event loop. What the VSP has answered by its end is shown then, so that the guest
  * takes the first answers while the next requests are served.
  */
-const REQUESTS_PER_TURN = 8;
+export const REQUESTS_PER_TURN = 8;
 const TWO_32 = 2 ** 32;
 
 const OP = BlkifRequest.offsetOf('operation');
