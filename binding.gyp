@@ -8,6 +8,7 @@
         "native/host/clock.c",
         "native/host/descriptors.c",
         "native/host/files.c",
+        "native/host/file-io.c",
         "native/host/kvm.c"
       ],
       "cflags": [

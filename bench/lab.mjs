@@ -19,6 +19,7 @@ import { cacheDirectory } from '../scripts/lib/debian-kernel.mjs';
 import { CommandError, fail, root, run, runMain, say, timed } from '../scripts/lib/progress.mjs';
 import { build as buildOracle, cache as oracleCache } from '../tests/oracle/lab.mjs';
 import { benchInitramfs } from './initramfs.mjs';
+import { unpackedKernel } from './kernel.mjs';
 import { labQemu, packQemu } from './lab-qemu.mjs';
 import { summarizeLab } from './lab-report.mjs';
 import { runMachine } from './machine.mjs';
@@ -71,12 +72,10 @@ function inLab(file) {
 
 async function prepare(option) {
   const { findQemu } = require('../dist/shim/partition/qemu/binary.js');
-  const { KernelCache, defaultCacheDirectory } = require('../dist/shim/xen/builder/cache.js');
-  const { loadImage } = require('../dist/shim/xen/builder/image.js');
   await timed('preparing the kernel', () => buildOracle());
   const kernel = path.join(oracleCache, 'vmlinuz');
   // So that no guest has to unpack it in L1.
-  await loadImage(kernel, { cache: new KernelCache(defaultCacheDirectory()) });
+  await unpackedKernel(kernel);
   const qemu = await findQemu();
   return {
     kernel: inLab(kernel),

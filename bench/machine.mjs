@@ -64,6 +64,8 @@ function ownMemory(pid) {
  * seconds used] by name; metrics are {median, min, batches, operations}. With `count` (a function that reads a counter)
  * they have {count, ms} as well: what it counted while a metric was measured, without the printing of lines, and in what time.
  * CPU seconds are not looked for then: to go through /proc takes a second in the lab.
+ * Metrics of the disk benchmark (bench/guest/iobench.c) are {operations, bytes, ns, rate, best, p50, p99, processUs,
+ * guestUs, hostCpuSeconds}; the last one is what the processes of the machine used from the metric's announcement to its end.
  */
 export function runMachine(command, { seconds, idle = 0, log, env, count }) {
   return new Promise((resolve) => {
@@ -80,6 +82,7 @@ export function runMachine(command, { seconds, idle = 0, log, env, count }) {
     let lineBegan;
     let lineEnded;
     let said = '';
+    let cpuAtBegin = 0;
     const stop = (error) => {
       if (ended) return;
       ended = true;
@@ -115,7 +118,7 @@ export function runMachine(command, { seconds, idle = 0, log, env, count }) {
     };
     const onLine = (line) => {
       log?.(`${((performance.now() - started) / 1000).toFixed(3)} ${line}`);
-      const found = /@@(user|dom0|fact|m|idle|done|error)\b ?(.*)/.exec(line);
+      const found = /@@(user|dom0|fact|m|begin|io|idle|done|error)\b ?(.*)/.exec(line);
       if (found === null) return;
       const [, kind, text] = found;
       if (kind === 'user') mark('user');
@@ -129,6 +132,12 @@ export function runMachine(command, { seconds, idle = 0, log, env, count }) {
           result.metrics[name].count = lineBegan.count - lineEnded.count;
           result.metrics[name].ms = lineBegan.at - lineEnded.at;
         }
+      } else if (kind === 'begin') cpuAtBegin = cpuSeconds(child.pid);
+      else if (kind === 'io') {
+        const hostCpuSeconds = cpuSeconds(child.pid) - cpuAtBegin;
+        const [name, ...words] = text.split(' ');
+        const [operations, bytes, ns, rate, best, p50, p99, processUs, guestUs] = words.map(Number);
+        result.metrics[name] = { operations, bytes, ns, rate, best, p50, p99, processUs, guestUs, hostCpuSeconds };
       } else if (kind === 'idle') {
         if (idle > 0) measureIdle();
       } else if (kind === 'error') {

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { geometricMean, isOperation, median, number, ratio, table, times } from './format.mjs';
+import { ioSection } from './io-report.mjs';
 import { labSection } from './lab-report.mjs';
 import { LABELS } from './scenarios.mjs';
 
@@ -172,8 +173,8 @@ function targets(s) {
 }
 
 /**
- * Writes BENCHMARKS.md from the results that are in bench/results of that directory: latest.json of `npm run bench`, lab.json
- * of `npm run bench:lab`. Each command remakes its own file, and what the other found stays, with its date. Returns the text.
+ * Writes BENCHMARKS.md from the results that are in bench/results of that directory: latest.json of `npm run bench`, io.json
+ * of `npm run bench:io`, lab.json of `npm run bench:lab`. Each command remakes its own file, and what the other found stays, with its date. Returns the text.
  */
 export function writePage(directory) {
   const read = (name) => {
@@ -182,13 +183,14 @@ export function writePage(directory) {
     const results = JSON.parse(readFileSync(file, 'utf8'));
     return { ...results, rounds: results.rounds.length };
   };
-  const [emulated, lab] = [read('latest.json'), read('lab.json')];
+  const [emulated, io, lab] = [read('latest.json'), read('io.json'), read('lab.json')];
   const lines = [
     '# Benchmarks',
     '',
-    'Made by `npm run bench` and, its last part, by `npm run bench:lab`; do not edit. Raw results: bench/results.',
+    'Made by `npm run bench` and, its last parts, by `npm run bench:io` and `npm run bench:lab`; do not edit. Raw results: bench/results.',
     '',
     ...(emulated === undefined ? [] : section(emulated, emulated.summary, emulated.instructions)),
+    ...(io === undefined ? [] : ioSection(io)),
     ...(lab === undefined ? [] : labSection(lab, emulated?.summary)),
   ];
   const text = lines.join('\n');

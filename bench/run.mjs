@@ -8,12 +8,12 @@
  * idle host; nothing else should run meanwhile.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { fail, root, run, runMain, say, timed, which } from '../scripts/lib/progress.mjs';
 import { build as buildOracle, cache as oracleCache } from '../tests/oracle/lab.mjs';
 import { benchInitramfs, dom0Initramfs } from './initramfs.mjs';
+import { unpackedKernel } from './kernel.mjs';
 import { runMachine } from './machine.mjs';
 import { section, summarize, writePage } from './report.mjs';
 import { CPU, cmdline, command, GUEST_MEMORY, LABELS } from './scenarios.mjs';
@@ -50,14 +50,6 @@ function options(words) {
   for (const name of option.only) if (LABELS[name] === undefined) fail(`no scenario ${name}: ${Object.keys(LABELS)}`);
   if (!(option.rounds >= 1)) fail('--rounds needs a number');
   return option;
-}
-
-/** The kernel unpacked, for xl; this also fills the cache that `xenlighten run` uses. */
-async function unpackedKernel(file) {
-  const require = createRequire(import.meta.url);
-  const { KernelCache, defaultCacheDirectory } = require('../dist/shim/xen/builder/cache.js');
-  const { loadImage } = require('../dist/shim/xen/builder/image.js');
-  return (await loadImage(file, { cache: new KernelCache(defaultCacheDirectory()) })).elf;
 }
 
 async function prepare(option) {

@@ -17,7 +17,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { root } from '../scripts/lib/progress.mjs';
 
-const CLI = path.join(root, 'dist', 'shim', 'cli', 'main.js');
+export const CLI = path.join(root, 'dist', 'shim', 'cli', 'main.js');
 const RUNNER = path.join(root, 'bench', 'domain.mjs');
 
 export const CPU = 'qemu64';
@@ -43,7 +43,7 @@ export function cmdline(console, words) {
   return [`console=${console}`, BASE_CMDLINE, words].filter(Boolean).join(' ');
 }
 
-function qemu(memory, args, icount) {
+export function qemu(memory, args, icount = false) {
   const instructions = icount ? ['-icount', 'shift=0,sleep=off'] : [];
   const plain = ['-display', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-user-config', '-nodefaults'];
   const accel = icount ? 'tcg,thread=single' : 'tcg';
@@ -147,6 +147,6 @@ export function labCommand(name, { kernel, initramfs }, words, qemu) {
   return { command: [...qemu.command, ...machine, ...plain, ...devices, ...guest], env: qemu.env };
 }
 
-function xenCmdline(dom0Memory) {
+export function xenCmdline(dom0Memory) {
   return `console=com1 com1=115200 dom0_mem=${dom0Memory}M,max:${dom0Memory}M dom0_max_vcpus=1`;
 }

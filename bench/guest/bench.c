@@ -5,34 +5,21 @@
  * Each metric: the median over short batches of the time of one operation, in ns (under -icount shift=0 one ns is one
  * instruction). Short batches and a median, because the host runs other things too.
  *
- * Output, one line each, found by their first word in whatever else the console says:
- *   @@user                 process 1 runs
- *   @@fact NAME VALUE      about the guest
+ * Output, one line each, beside those of guest.h:
  *   @@m NAME MEDIAN MIN N OPERATIONS
  *                          a metric: ns per operation, smallest batch, batches, operations done for all of it
  *   @@idle                 the guest sleeps now, for bench.idle seconds
- *   @@done                 the end; process 1 powers off
  *
  * Words on the kernel's command line: bench.micro=0|1, bench.cold=N (cold hypercalls, 0 none), bench.idle=S,
  * bench.ms=MS (time for one metric), bench.only=NAME,NAME (these metrics).
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#include "guest.h"
 
 #define PAGE 4096L
 #define MAX_BATCHES 2001
@@ -41,26 +28,6 @@
 
 static uint64_t metric_ns = 120ull * 1000 * 1000;
 static char only[256];
-
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static void die(const char *what)
-{
-    printf("@@error %s: %s\n", what, strerror(errno));
-    fflush(stdout);
-    _exit(1);
-}
-
-static void check(int ok, const char *what)
-{
-    if (!ok)
-        die(what);
-}
 
 static int by_value(const void *a, const void *b)
 {
@@ -265,18 +232,6 @@ static uint64_t b_mprotect(long n)
     return took;
 }
 
-static void run_child(void (*work)(void *), void *arg)
-{
-    int status;
-    pid_t child = fork();
-    check(child >= 0, "fork");
-    if (child == 0) {
-        if (work)
-            work(arg);
-        _exit(0);
-    }
-    check(waitpid(child, &status, 0) == child && status == 0, "child");
-}
 static uint64_t b_fork(long n)
 {
     TIMED(, run_child(NULL, NULL));
@@ -435,44 +390,7 @@ static void cold(int n)
     free(v);
 }
 
-/* --- facts, process 1 --------------------------------------------------------------------------------------------- */
-
-static int read_text(const char *file, char *text, size_t size)
-{
-    int fd = open(file, O_RDONLY);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
-    if (fd >= 0)
-        close(fd);
-    if (n < 0)
-        return 0;
-    text[n] = 0;
-    text[strcspn(text, "\n")] = 0;
-    return 1;
-}
-
-static void fact(const char *name, const char *file)
-{
-    char text[512];
-    printf("@@fact %s %s\n", name, read_text(file, text, sizeof(text)) ? text : "-");
-}
-
-/* What follows NAME= on the kernel's command line, or NULL. */
-static const char *option_text(const char *name)
-{
-    static char line[2048];
-    size_t n = strlen(name);
-    if (!read_text("/proc/cmdline", line, sizeof(line)))
-        return NULL;
-    for (char *word = strtok(line, " "); word; word = strtok(NULL, " "))
-        if (!strncmp(word, name, n) && word[n] == '=')
-            return word + n + 1;
-    return NULL;
-}
-static long option(const char *name, long otherwise)
-{
-    const char *text = option_text(name);
-    return text ? strtol(text, NULL, 0) : otherwise;
-}
+/* --- process 1 ----------------------------------------------------------------------------------------------------- */
 
 static void benchmarks(void)
 {
@@ -488,28 +406,9 @@ static void benchmarks(void)
         cold(reads);
 }
 
-static void facts(void)
-{
-    fact("meltdown", "/sys/devices/system/cpu/vulnerabilities/meltdown");
-    fact("spectre_v2", "/sys/devices/system/cpu/vulnerabilities/spectre_v2");
-    fact("spectre_v1", "/sys/devices/system/cpu/vulnerabilities/spectre_v1");
-    fact("retbleed", "/sys/devices/system/cpu/vulnerabilities/retbleed");
-    fact("hypervisor", "/sys/hypervisor/type");
-    fact("clocksource", "/sys/devices/system/clocksource/clocksource0/current_clocksource");
-    fact("kernel", "/proc/sys/kernel/osrelease");
-    fflush(stdout);
-}
-
 static void init(void)
 {
-    char uptime[64] = "-";
-    mount("proc", "/proc", "proc", 0, NULL);
-    read_text("/proc/uptime", uptime, sizeof(uptime));
-    printf("@@user\n@@fact uptime %s\n", uptime);
-    fflush(stdout);
-    mount("sysfs", "/sys", "sysfs", 0, NULL);
-    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
-    facts();
+    init_begin();
     run_child((void (*)(void *))benchmarks, NULL);
     long idle = option("bench.idle", 0);
     if (idle) {
@@ -518,11 +417,7 @@ static void init(void)
         struct timespec t = {idle, 0};
         nanosleep(&t, NULL);
     }
-    printf("@@done\n");
-    fflush(stdout);
-    reboot(RB_POWER_OFF);
-    for (;;)
-        pause();
+    init_end();
 }
 
 int main(int argc, char **argv)

@@ -87,6 +87,7 @@ static napi_value init(napi_env env, napi_value exports)
         {"lockFile", host_lock_file},
         {"seekFile", host_seek_file},
         {"punchHole", host_punch_hole},
+        {"transferNow", host_transfer_now},
         {"fill64", host_fill64},
         {"readClocks", host_read_clocks},
         {"createKvmMachine", host_create_kvm_machine},

@@ -50,6 +50,7 @@ napi_value host_close_file(napi_env env, napi_callback_info info);
 napi_value host_lock_file(napi_env env, napi_callback_info info);
 napi_value host_seek_file(napi_env env, napi_callback_info info);
 napi_value host_punch_hole(napi_env env, napi_callback_info info);
+napi_value host_transfer_now(napi_env env, napi_callback_info info);
 napi_value host_fill64(napi_env env, napi_callback_info info);
 napi_value host_read_clocks(napi_env env, napi_callback_info info);
 napi_value host_create_kvm_machine(napi_env env, napi_callback_info info);

@@ -92,8 +92,7 @@ static void soft_ack_kick(struct vp *vp)
 {
     (void)vp;
     u16 port = (u16)dom->doorbell_port;
-    while (inb(port + UART_LSR) & 1)
-        inb(port + UART_RBR);
+    inb(port + UART_RBR);
 }
 
 static void soft_signal_event(struct vp *vp)

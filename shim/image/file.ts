@@ -1,8 +1,9 @@
 /**
  * The small thing below the formats: a file or block device of the host, read and written at offsets.
  *
- * This is the hot path of all guest I/O: one promise and one trip through libuv's thread pool per request, straight from
- * and to the caller's buffers. Everything else (short transfers, errors) is off that path.
+ * This is the hot path of all guest I/O: one promise per request and, unless the host can do it at once (at-once.ts), one
+ * trip through libuv's thread pool, straight from and to the caller's buffers. Everything else (short transfers, errors)
+ * is off that path.
  *
  * Quirks:
  * - No lock is needed between requests: preadv and pwritev carry their offset.
@@ -16,6 +17,7 @@ import fs from 'node:fs';
 import { promisify } from 'node:util';
 import { UsageError } from '../errors';
 import { lockFile, punchHole, seekFile } from '../partition/host';
+import { AtOnce } from './at-once';
 import { DiskError, type DiskErrorKind } from './disk';
 import { type Buffers, Coalesced, closedError, readOnlyError, subvector, totalLength } from './vectors';
 
@@ -76,6 +78,7 @@ export class HostFile implements ImageFile {
     readonly isDevice: boolean,
     size: number,
     readonly blockSize: number,
+    private readonly atOnce?: AtOnce,
   ) {
     this.size = size;
   }
@@ -83,7 +86,7 @@ export class HostFile implements ImageFile {
   read(offset: number, buffers: Buffers): Promise<void> {
     if (this.closing !== undefined) return Promise.reject(closedError(this.path, 'read'));
     const wanted = totalLength(buffers);
-    if (wanted === 0) return Promise.resolve();
+    if (wanted === 0 || this.atOnce?.read(offset, buffers, wanted) === wanted) return Promise.resolve();
     this.underWay++;
     return new Promise((resolve, reject) => {
       fs.readv(this.fd, buffers, offset, (error, done) => {
@@ -100,6 +103,14 @@ export class HostFile implements ImageFile {
     if (this.readOnly) return Promise.reject(readOnlyError(this.path, 'write'));
     const wanted = totalLength(buffers);
     if (wanted === 0) return Promise.resolve();
+    const written = this.atOnce?.write(offset, buffers, wanted) ?? 0;
+    if (written > 0) {
+      this.dirty = true;
+      if (offset + written > this.size) this.size = offset + written;
+      if (written === wanted) return Promise.resolve();
+      // Each byte is read once.
+      return this.write(offset + written, subvector(buffers, written, wanted - written));
+    }
     this.underWay++;
     return new Promise((resolve, reject) => {
       fs.writev(this.fd, buffers, offset, (error, done) => {
@@ -257,6 +268,7 @@ export interface OpenFileOptions {
 const open = promisify(fs.open);
 const fstat = promisify(fs.fstat);
 const stat = promisify(fs.stat);
+const statfs = promisify(fs.statfs);
 const close = promisify(fs.close);
 
 function kindOfFile(stats: fs.Stats): string {
@@ -357,7 +369,8 @@ export async function openImageFile(path: string, options: OpenFileOptions): Pro
       blockSize = await deviceNumber(stats.rdev, ['queue/physical_block_size', '../queue/physical_block_size']);
     }
     const sane = blockSize !== undefined && blockSize >= 512 && (blockSize & (blockSize - 1)) === 0;
-    return new HostFile(path, fd, readOnly, isDevice, size, sane ? (blockSize as number) : 4096);
+    const { type } = await statfs(path);
+    return new HostFile(path, fd, readOnly, isDevice, size, sane ? (blockSize as number) : 4096, new AtOnce(fd, type));
   } catch (error) {
     await close(fd);
     throw error;

@@ -95,6 +95,7 @@ interface Addon {
   lockFile(fd: number, exclusive: boolean): boolean;
   seekFile(fd: number, offset: number, hole: boolean): number;
   punchHole(fd: number, offset: number, length: number): Promise<boolean>;
+  transferNow(fd: number, writing: boolean, mayWait: boolean, buffers: readonly Uint8Array[], offset: number): number;
   fill64(buffer: ArrayBuffer, byteOffset: number, count: number, start: bigint, step: bigint): void;
   readClocks(): ClockReading;
 }
@@ -183,6 +184,21 @@ export function seekFile(fd: number, offset: number, hole: boolean): number {
 /** Gives a range of an open file back to the host, on the thread pool; it reads as zeroes. False: not possible there. */
 export function punchHole(fd: number, offset: number, length: number): Promise<boolean> {
   return addon().punchHole(fd, offset, length);
+}
+
+/**
+ * Reads into the buffers, or writes them, at an offset of an open file, on this thread; bytes or a negative errno. Unless
+ * it `mayWait`, only what needs no device: -EAGAIN where it would, or for more than 64 buffers; -EOPNOTSUPP where the file
+ * system cannot tell.
+ */
+export function transferNow(
+  fd: number,
+  writing: boolean,
+  mayWait: boolean,
+  buffers: readonly Uint8Array[],
+  offset: number,
+): number {
+  return addon().transferNow(fd, writing, mayWait, buffers, offset);
 }
 
 /** Writes `count` little-endian u64s start, start + step, ... (modulo 2^64) at an 8-byte aligned offset. */

@@ -39,8 +39,11 @@ export const BLKIF_SECTOR = 512;
 /** What we offer as feature-max-indirect-segments: 1 MiB a request. */
 export const MAX_INDIRECT_SEGMENTS = 256;
 const SECTORS_PER_PAGE = PAGE_SIZE / BLKIF_SECTOR;
-/** Requests taken in one turn. */
-const REQUESTS_PER_TURN = 64;
+/**
+ * Requests taken in one turn of the event loop. What the VSP has answered by its end is shown then, so that the guest
+ * takes the first answers while the next requests are served.
+ */
+export const REQUESTS_PER_TURN = 8;
 const TWO_32 = 2 ** 32;
 
 const OP = BlkifRequest.offsetOf('operation');
@@ -206,6 +209,7 @@ export class BlkifQueue {
   private later(): void {
     this.immediate = setImmediate(() => {
       this.immediate = undefined;
+      this.show();
       this.service();
     });
   }

@@ -1,6 +1,7 @@
 /** A block device from its first node in xenstore to its last, against a front end that does as Linux's. */
 import { BLKIF_OP as OP } from '../../../abi/xen/blkif';
 import { XENBUS } from '../../../abi/xen/xenbus';
+import { REQUESTS_PER_TURN } from '../../../shim/translate/blkif/queue';
 import { Vbd, type VbdTarget } from '../../../shim/translate/blkif/vbd';
 import { XenbusBackend } from '../../../shim/xen/xenbus/backend';
 import { XenstoreClient } from '../../../shim/xen/xenstore/client';
@@ -159,13 +160,14 @@ test('several queues with rings of several pages', async () => {
   await settle();
   expect(w.said).toEqual([]);
   expect(w.back('state')).toBe('4');
-  rings.forEach((ring, q) => {
+  for (const [q, ring] of rings.entries()) {
     expect(ring.entries).toBe(64);
     for (let i = 0; i < 40; i++) ring.request(OP.BLKIF_OP_FLUSH_DISKCACHE, BigInt(i), 0n, []);
     ring.push();
     w.f.d.evtchn.notifyBackend(w.store.readNumber(`${w.paths.front}/queue-${q}/event-channel`) as number);
+    for (let i = 0; i < 40 / REQUESTS_PER_TURN; i++) await new Promise<void>((resolve) => setImmediate(resolve));
     expect(ring.take()).toHaveLength(40);
-  });
+  }
 });
 
 describe('front ends that ask for what is not there', () => {
