@@ -174,7 +174,8 @@ export class BlkifQueue {
         budget--;
         this.begin();
       }
-    } while (budget > 0 && ring.rearm());
+      // A guest may change its mind between two looks for ever: that costs as much as a request.
+    } while (budget > 0 && ring.rearm() && --budget > 0);
     this.serving = false;
     this.show();
     if (ring.broken) this.tellBroken();
