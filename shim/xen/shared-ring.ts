@@ -6,9 +6,9 @@
  * is copied out once, before anything in it is looked at, and the slot is not read again. rsp_event is a hint and decides
  * no more than whether an event is sent.
  *
- * Quirks: a producer index that is further ahead than the ring is long breaks the ring for good: nothing more is read
- * or written. A ring may have been used before (a boot loader's, a driver that reconnects): both positions start at the
- * ring's rsp_prod, as Linux's back ends have it.
+ * Quirks: a producer index that is further ahead than the ring is long, or that goes back, breaks the ring for good:
+ * nothing more is read or written. A ring may have been used before (a boot loader's, a driver that reconnects): both
+ * positions start at the ring's rsp_prod, as Linux's back ends have it.
  */
 import { SharedRingHeader } from '../../abi/xen/ring';
 import { type DomainMemory, PAGE_SIZE } from './domain-memory';
@@ -65,8 +65,9 @@ export class SharedRing {
     if (this.broken) return false;
     const prod = this.memory.load32(this.header + REQ_PROD);
     if (prod === this.consumed) return false;
-    // Compared with the responses: a request whose slot has not been answered is still ours.
-    if ((prod - this.produced) >>> 0 > this.entries) {
+    // A request whose slot has not been answered is still ours: neither may it be put there anew, nor may req_prod go
+    // back behind what has been taken, upon which the ring's old contents would be taken again without end.
+    if ((prod - this.consumed) >>> 0 > this.entries - this.outstanding) {
       this.broken = true;
       return false;
     }

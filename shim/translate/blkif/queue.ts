@@ -12,8 +12,9 @@
  * one; where they are not (512-byte pieces in the middle of pages), the request is split into several that are.
  *
  * Everything on the ring is hostile: a request is copied once, an indirect page is copied once, the copy is checked.
- * Grants are held from then until the VSP has answered. One turn of the event loop takes a bounded number of requests;
- * responses that become ready in one turn are published together.
+ * Grants are held from then until the VSP has answered. One turn of the event loop takes a bounded number of requests and
+ * of pieces, and no more are taken while too many are with the VSP; responses that become ready in one turn are published
+ * together.
  *
  * Quirks: the response to an indirect request names the operation inside. A segment's sectors count 512 bytes even on a disk with blocks of 4096; a piece that is no whole number of
  * blocks is an error then. A flush with segments (no front end sends one) is a flush followed by a write.
@@ -44,6 +45,14 @@ const SECTORS_PER_PAGE = PAGE_SIZE / BLKIF_SECTOR;
  * takes the first answers while the next requests are served.
  */
 export const REQUESTS_PER_TURN = 8;
+/** The work of a turn's requests, in sixteenths of what a request costs that asks for nothing. */
+const WORK_PER_TURN = 2048;
+const REQUEST_WORK = 16;
+const SEGMENT_WORK = 1;
+/** Of a piece for which the VSP is asked separately. */
+const PART_WORK = 15;
+/** Parts of requests with the VSP upon which nothing more is taken: a ring of 512 slots may ask for 131,072. */
+const MAX_PARTS = 1024;
 const TWO_32 = 2 ** 32;
 
 const OP = BlkifRequest.offsetOf('operation');
@@ -126,6 +135,7 @@ class InFlight {
   /** One part is done; the last one answers. */
   readonly partDone = (ok: boolean): void => {
     if (!ok) this.failed = true;
+    this.queue.partEnded();
     if (--this.parts > 0) return;
     if (this.times !== undefined) this.queue.traced(this.times, !this.failed);
     for (const grant of this.grants) grant.release();
@@ -150,6 +160,12 @@ export class BlkifQueue {
   private held = false;
   private closed = false;
   private inFlight = 0;
+  /** Of all requests. */
+  private parts = 0;
+  /** Nothing is taken until some of them have ended. */
+  private crowded = false;
+  /** What the request that is being taken costs. */
+  private work = 0;
   private idle: (() => void) | undefined;
   private told = false;
   /** While a trace is written: where times go, and those that are to be shown with the next responses. */
@@ -166,22 +182,27 @@ export class BlkifQueue {
 
   /** The guest has sent its event (or may have). */
   readonly service = (): void => {
-    if (this.serving || this.held || this.closed || this.immediate !== undefined) return;
+    if (this.serving || this.held || this.closed || this.crowded || this.immediate !== undefined) return;
     this.serving = true;
     this.tracing = this.o.trace?.();
     if (this.tracing !== undefined) this.noticed = performance.now();
     const { ring } = this.o;
     let budget = REQUESTS_PER_TURN;
+    let work = WORK_PER_TURN;
     do {
       while (budget > 0 && ring.take(this.slot)) {
-        budget--;
+        this.work = REQUEST_WORK;
         this.begin();
+        work -= this.work;
+        this.crowded = this.parts >= MAX_PARTS;
+        budget = work > 0 && !this.crowded ? budget - 1 : 0;
       }
-    } while (budget > 0 && ring.rearm());
+      // A guest may change its mind between two looks for ever: that costs as much as a request.
+    } while (budget > 0 && ring.rearm() && --budget > 0);
     this.serving = false;
     this.show();
     if (ring.broken) this.tellBroken();
-    else if (budget === 0) this.later();
+    else if (budget === 0 && !this.crowded) this.later();
     if (this.inFlight === 0 && this.immediate === undefined) this.o.onIdle();
   };
 
@@ -218,6 +239,14 @@ export class BlkifQueue {
     if (this.told) return;
     this.told = true;
     this.o.onBroken();
+  }
+
+  /** For InFlight: one part less is under way. */
+  partEnded(): void {
+    this.parts--;
+    if (!this.crowded || this.parts > MAX_PARTS / 2) return;
+    this.crowded = false;
+    if (!this.held && !this.closed && this.immediate === undefined) this.later();
   }
 
   /** For InFlight: one request less is under way. */
@@ -303,6 +332,7 @@ export class BlkifQueue {
 
   private start(request: DataView, operation: number, grants: readonly AcquiredGrant[]): InFlight {
     this.inFlight++;
+    this.parts++;
     return new InFlight(this, request.getUint32(ID, true), request.getUint32(ID + 4, true), operation, grants);
   }
 
@@ -322,6 +352,7 @@ export class BlkifQueue {
       this.refuse(request, answered);
       return;
     }
+    this.work += count * SEGMENT_WORK;
     const grants: AcquiredGrant[] = [];
     const pieces = this.collect(segments, at, count, reads, grants);
     const start = (sectors(request, SECTOR) * BLKIF_SECTOR) / target.blockSize;
@@ -343,6 +374,8 @@ export class BlkifQueue {
       for (const part of split(piece, target.maxTransfer)) {
         const blocks = part.byteCount / target.blockSize;
         whole.parts++;
+        this.parts++;
+        this.work += PART_WORK;
         if (reads) target.read(block, blocks, part, whole.partDone);
         else target.write(block, blocks, part, whole.partDone);
         block += blocks;
@@ -437,7 +470,7 @@ export class BlkifQueue {
     }
     // The slot holds other requests by then.
     const copy = new DataView(this.slot.slice().buffer);
-    const flushed = this.start(request, answered, []);
+    this.start(request, answered, []);
     o.target.flush((ok) => {
       if (ok)
         this.transfer(
@@ -450,7 +483,8 @@ export class BlkifQueue {
           BLKIF.BLKIF_MAX_SEGMENTS_PER_REQUEST,
         );
       else this.refuse(copy, answered);
-      flushed.queue.ended();
+      this.partEnded();
+      this.ended();
     });
   }
 

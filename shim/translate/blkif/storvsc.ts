@@ -4,7 +4,8 @@
  * Implements hyperv-abi 6.1 (the guest's side), SPC-4, SBC-3.
  *
  * The same bytes go over the channel that a guest's storvsc would send: one request is one EXECUTE_SRB packet with at
- * most one GPA-direct range without gaps.
+ * most one GPA-direct range without gaps. What is more than the VSP takes at a time waits here; how much that can be is
+ * limited by the queues.
  *
  * Data of the commands that are not the guest's (INQUIRY, the list of an UNMAP) needs memory of the partition that is
  * not the guest's: two scratch pages. A guest in ring 1 could write there; what it can do so is to lie about its own
@@ -43,6 +44,7 @@ import {
   VpdBlockLimits,
   VpdProvisioning,
 } from '../../../abi/scsi';
+import { MAX_OUTSTANDING } from '../../hyperv/storage/storvsp';
 import type { GpaRange, LoopbackClient, Vsp } from '../../hyperv/vmbus/channel';
 import { openLoopback } from '../../hyperv/vmbus/loopback';
 import type { GuestMemory } from '../../partition/guest-memory';
@@ -107,6 +109,9 @@ export class Storvsc implements VbdTarget {
   private readonly view = new DataView(this.packet.buffer, this.packet.byteOffset, PACKET_SIZE);
   private readonly freeUnmaps: number[] = Array.from({ length: UNMAP_SLOTS }, (_, i) => i);
   private readonly unmapQueue: (() => void)[] = [];
+  /** What waits until the VSP has answered something. */
+  private backlog: { readonly packet: Buffer; range: GpaRange | undefined; bytes: number; done: Done }[] = [];
+  private backlogFrom = 0;
 
   private constructor(
     private readonly memory: GuestMemory,
@@ -225,8 +230,14 @@ export class Storvsc implements VbdTarget {
     );
   }
 
-  /** Sends `packet`. `bytes`: what must have been moved; -1: whatever is. */
+  /** Sends `packet`, now or when the VSP can take it. `bytes`: what must have been moved; -1: whatever is. */
   private send(range: GpaRange | undefined, bytes: number, done: Done): void {
+    if (this.ids.length - this.free.length >= MAX_OUTSTANDING)
+      this.backlog.push({ packet: Buffer.from(this.packet), range, bytes, done });
+    else this.sendNow(this.packet, range, bytes, done);
+  }
+
+  private sendNow(packet: Buffer, range: GpaRange | undefined, bytes: number, done: Done): void {
     let slot = this.free.pop();
     if (slot === undefined) {
       slot = this.ids.length;
@@ -238,7 +249,7 @@ export class Storvsc implements VbdTarget {
       type: range === undefined ? VM_PKT.VM_PKT_DATA_INBAND : VM_PKT.VM_PKT_DATA_USING_GPA_DIRECT,
       transactionId: this.ids[slot] as bigint,
       completionRequested: true,
-      payload: this.packet,
+      payload: packet,
       ...(range === undefined ? {} : { ranges: [range] }),
     });
   }
@@ -250,6 +261,14 @@ export class Storvsc implements VbdTarget {
     const bytes = this.expected[slot] as number;
     this.waiting[slot] = undefined;
     this.free.push(slot);
+    const next = this.backlog[this.backlogFrom];
+    if (next !== undefined) {
+      if (++this.backlogFrom === this.backlog.length) {
+        this.backlog = [];
+        this.backlogFrom = 0;
+      }
+      this.sendNow(next.packet, next.range, next.bytes, next.done);
+    }
     done(succeeded(payload, bytes), payload);
   }
 

@@ -343,6 +343,27 @@ describe('hostile front ends', () => {
     expect(await serve(w)).toEqual([]);
   });
 
+  test('a producer index that goes back breaks it too: what was taken is not taken again', async () => {
+    const w = world();
+    const ref = w.front.grant(50);
+    const put = (id: number) => w.front.request(OP.BLKIF_OP_READ, BigInt(id), 0n, [{ gref: ref, first: 0, last: 0 }]);
+    for (let i = 0; i < 5; i++) put(i);
+    await serve(w);
+    expect(w.target.calls).toHaveLength(5);
+    // The other slots hold requests that were never sent.
+    for (let i = 5; i < 32; i++) put(i);
+    w.front.setIndex('req_prod', 3);
+    for (let turns = 0; turns < 5; turns++) {
+      w.queue.service();
+      await immediate();
+    }
+    expect(w.target.calls).toHaveLength(5);
+    expect(w.events.broken).toBe(1);
+    for (const { done } of w.target.calls) done(true);
+    expect(held(w.f, ref)).toBe(false);
+    expect(w.queue.pending).toBe(0);
+  });
+
   test('a ring that is full of requests under way takes no more', async () => {
     const w = world();
     const ref = w.front.grant(50);
