@@ -247,6 +247,7 @@ export const TrapDomain = struct('trap_domain', SPEC, 0x10000, {
     offset: 280,
     doc: 'S0: pages for the hypervisor: TRAP_HV_PAGE_* of each VP, then one more',
   },
+  renew_count: { type: 'u32', offset: 288, doc: 'S sets, T clears: entries of renew[] to be renewed' },
   /** Exchanged by locked operations: ports with events for the shim. */
   to_shim_sel: { type: 'u64', offset: 0x140 },
   to_shim: { type: 'u64', offset: 0x180, count: 64 },
@@ -255,6 +256,11 @@ export const TrapDomain = struct('trap_domain', SPEC, 0x10000, {
   fifo_array: { type: 'u64', offset: 0x600, count: 128, doc: 'S: GPA of each event array page, 0 none' },
   /** T: ports raised while masked out of reach (no FIFO array page yet); re-raised on TRAP_EFFECT_EVTCHN. */
   early_pending: { type: 'u64', offset: 0xa00, count: 64 },
+  /**
+   * S: memory that the shim has written and that may hold code which an emulator has translated: GPA << 13 | bytes, inside
+   * one page. VP 0 writes it once more, as it is, so that the emulator notices; then it rings.
+   */
+  renew: { type: 'u64', offset: 0xc00, count: 64 },
   ports: { type: 'u64', offset: 0x1000, count: 4096, doc: 'S: TRAP_PORT_*' },
   /** The queue that each port was last linked on: (vcpu << 4 | priority) + 1, 0 never. T (S in cold calls). */
   fifo_last_queue: { type: 'u16', offset: 0x9000, count: 4096 },

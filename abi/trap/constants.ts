@@ -11,7 +11,7 @@ const SPEC = 'xenlighten trap module interface';
 
 export const TRAP = constants(SPEC, {
   TRAP_ABI_MAGIC: 0x70617274_6c78n /* "xltrap" */,
-  TRAP_ABI_VERSION: 2,
+  TRAP_ABI_VERSION: 3,
   TRAP_MAX_VPS: 64,
   /** Event channel ports of a domain, FIFO or 2-level; port 0 is invalid. */
   TRAP_MAX_PORTS: 4096,
@@ -226,6 +226,8 @@ export const TRAP_FI = constants(SPEC, {
   TRAP_FI_PINNED: 0x200000000n,
   /** Someone is changing type or contents (spin; serve flushes meanwhile). */
   TRAP_FI_LOCKED: 0x400000000n,
+  /** Has been mapped without NX: an emulator may have translated what is in it. Never cleared. */
+  TRAP_FI_EXECUTABLE: 0x800000000n,
   /** Owner, bits 37:36: who the frame belongs to. */
   TRAP_FI_OWNER_SHIFT: 36,
   TRAP_FI_OWNER_MASK: 0x3000000000n,

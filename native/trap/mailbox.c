@@ -65,6 +65,28 @@ static void set_parked(struct vp *vp, bool parked)
     ring_doorbell(vp);
 }
 
+/*
+ * An emulator sees what its processors write, not what the shim writes into memory that it shares with it: of code that
+ * is read from a disk into a page, it would go on executing what it has translated before. It notices when one of its
+ * processors writes the same once more. The bytes are the shim's alone at this time, so that nothing is lost.
+ */
+static void renew_code(struct vp *vp)
+{
+    const u32 count = load_acquire(&dom->renew_count);
+    if (likely(!count))
+        return;
+    for (u32 i = 0; i < count && i < ARRAY_SIZE(dom->renew); i++) {
+        const u64 entry = READ_ONCE(dom->renew[i]), gpa = entry >> 13, bytes = entry & 0x1fff;
+        if (!mfn_valid(gpa >> PAGE_SHIFT) || (gpa | bytes) % 8 || (gpa & ~PAGE_MASK) + bytes > PAGE_SIZE)
+            continue;
+        u64 *word = gpa_to_va(gpa);
+        for (u64 n = bytes / 8; n; n--, word++)
+            WRITE_ONCE(*word, READ_ONCE(*word));
+    }
+    store_release(&dom->renew_count, 0);
+    ring_doorbell(vp);
+}
+
 /* True if it did: what came in meanwhile was only waited for, not served. */
 static bool park_if_asked(struct vp *vp)
 {
@@ -82,6 +104,8 @@ static bool park_if_asked(struct vp *vp)
         hv->idle(vp);
         if (READ_ONCE(vp->s->requests))
             vp_serve_requests(vp);
+        if (vp->id == 0)
+            renew_code(vp);
         /* While the flag is set, the shim thinks that a kick is on its way: the one that ends the stop needs it clear. */
         if (READ_ONCE(vp->s->kick))
             __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
@@ -123,6 +147,8 @@ void serve_kick(struct vp *vp)
         if (READ_ONCE(s->kick))
             __atomic_exchange_n(&s->kick, 0, __ATOMIC_SEQ_CST);
         take_raised(vp);
+        if (vp->id == 0)
+            renew_code(vp);
         time_update_frequency(vp);
         if (park_if_asked(vp))
             continue;

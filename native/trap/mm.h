@@ -58,6 +58,12 @@ static inline bool mfn_is_ours(u64 mfn)
 {
     return mfn_valid(mfn) && fi_owner(fi_load(mfn)) != TRAP_FI_OWNER_NONE;
 }
+/* An L1 entry is about to map a frame of the domain's. */
+static inline void mm_note_executable(u64 entry)
+{
+    if (unlikely(!(entry & PTE_NX)) && !(fi_load(PTE_MFN(entry)) & TRAP_FI_EXECUTABLE))
+        __atomic_or_fetch(&frame_info[PTE_MFN(entry)], TRAP_FI_EXECUTABLE, __ATOMIC_SEQ_CST);
+}
 static inline bool is_module_slot(u32 slot)
 {
     return slot >= TRAP_L4_FIRST && slot <= TRAP_L4_LAST;

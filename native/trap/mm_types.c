@@ -88,6 +88,7 @@ static long get_leaf(struct vp *vp, u64 entry)
         return mm_no_ram_error(mfn);
     switch (fi_owner(fi_load(mfn))) {
     case TRAP_FI_OWNER_DOMAIN:
+        mm_note_executable(entry);
         return (entry & PTE_RW) && mm_get_type(vp, mfn, TRAP_FI_WRITABLE) ? E(EBUSY) : 0;
     case TRAP_FI_OWNER_XEN:
         return 0;

@@ -25,6 +25,7 @@ import { hypercallName } from '../../abi/xen/hypercalls';
 import { SHUTDOWN } from '../../abi/xen/sched';
 import { SharedInfo } from '../../abi/xen/shared-info';
 import { UsageError } from '../errors';
+import { CodeRenewal } from '../partition/code-renewal';
 import type { ChosenEngine, EngineChoice } from '../partition/engines';
 import type { GuestMemory } from '../partition/guest-memory';
 import { Mailboxes, type MailboxHandlers, type TrapCall, type TrapReply } from '../partition/mailbox';
@@ -161,6 +162,7 @@ export class Domain {
   readonly startedAt = Date.now();
   private readonly mailboxes: Mailboxes;
   private readonly vpStop: VpStop;
+  private readonly renewal: CodeRenewal | undefined;
   private readonly storeRing: XenstoreRing;
   private resolveEnd!: (end: DomainEnd) => void;
   private finished = false;
@@ -235,7 +237,10 @@ export class Domain {
           );
         }
       },
-      rang: () => this.vpStop.look(),
+      rang: () => {
+        this.renewal?.look();
+        this.vpStop.look();
+      },
     };
     this.mailboxes = new Mailboxes(memory, layout, (vp) => partition.kick(vp), handlers);
     this.vpStop = new VpStop({
@@ -292,6 +297,10 @@ export class Domain {
       notify: () => consoleNotify(),
       onBroken: (direction) => log.warn({ direction }, 'the guest broke its console ring'),
     });
+    this.renewal =
+      partition.trapEngine === TRAP_ENGINE.TRAP_ENGINE_SOFT
+        ? new CodeRenewal(memory, layout, () => this.mailboxes.kick(0))
+        : undefined;
     this.blocks = new BlockDevices({
       xen: this.xen,
       server: this.xenstore,
@@ -299,6 +308,8 @@ export class Domain {
       memory,
       scratch: new ScratchPages(layout.shimPagesGpa, SHIM_PAGES, STORVSC_SCRATCH_PAGES),
       log,
+      renewal: this.renewal,
+      trace: () => this.tracer?.disk,
       onIdle: () => this.vpStop.look(),
     });
     this.xenstore.introduceDomain(this.domid);
@@ -520,6 +531,7 @@ export class Domain {
       guestRing,
       engine: partition.engine,
       hypervExecutedBy,
+      toSystemTime: (ms: number) => (this.systemTimeNs() / 1e6 + (ms - performance.now())) * 1000,
     };
     this.tracer = await Tracer.start(file, ring, about);
   }
@@ -791,6 +803,7 @@ export class Domain {
       this.storeRing.close();
       this.mailboxes.close();
       await this.partition.stop();
+      this.renewal?.close();
       // What the guest has asked for is finished, and nothing is written to its memory any more.
       await this.blocks.end();
       this.finalStats = this.collect();

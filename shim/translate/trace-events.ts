@@ -2,6 +2,9 @@
  * Trace records as events of the Chrome/Perfetto trace format (JSON Trace Event Format: "X" complete, "i" instant, "M"
  * metadata events).
  *
+ * Requests of disks are "b" and "e" events with an event for each stage inside. Their lengths are measured; their place
+ * in the domain's time is right to about a millisecond.
+ *
  * Times are microseconds of the domain's system time, which is what the guest's kernel prints in its log. One process
  * for the domain, one thread for each vCPU; a call that the shim answered contains a slice "shim" for the time that the
  * shim worked on it. Its length is measured; its place within the call is not known and drawn in the middle.
@@ -9,18 +12,21 @@
 import { TRAP_TRACE } from '../../abi/trap';
 import { errnoName } from '../../abi/xen/errno';
 import { hypercall, opName, subopFromArgs } from '../../abi/xen/hypercalls';
+import type { RequestTimes } from './blkif/queue';
 import { hyperVNames } from './hyperv-operations';
 import type { TraceClock, TraceRecord } from './trace-ring';
 
 export interface TraceEvent {
   readonly name: string;
-  readonly ph: 'X' | 'i' | 'M';
+  readonly ph: 'X' | 'i' | 'M' | 'b' | 'e';
   readonly pid: number;
   readonly tid: number;
   /** Microseconds. */
   readonly ts?: number;
   readonly dur?: number;
   readonly cat?: string;
+  /** Of "b" and "e" events, which may overlap: those with the same id belong together. */
+  readonly id?: number;
   /** Scope of an instant event: thread or global. */
   readonly s?: 't' | 'g';
   readonly args?: Readonly<Record<string, unknown>>;
@@ -72,6 +78,45 @@ export function hypercallArguments(nr: number, args: readonly bigint[]): Record<
     out[name] = type === 'value' && value <= 0xffff_ffffn ? Number(value) : hex(value);
   });
   return out;
+}
+
+const DISK_OPERATIONS: Readonly<Record<number, string>> = { 0: 'read', 1: 'write' };
+
+/**
+ * A request of a disk with its stages, which follow one another. `toSystemTime` turns ms of performance.now() into
+ * microseconds of system time.
+ */
+export function diskEvents(
+  disk: string,
+  times: RequestTimes,
+  id: number,
+  pid: number,
+  toSystemTime: (ms: number) => number,
+): TraceEvent[] {
+  const { operation, sector, bytes, noticed, taken, submitted, done, answered, ok } = times;
+  const common = { cat: 'disk', pid, tid: 0, id };
+  const span = (name: string, from: number, to: number, args?: TraceEvent['args']): TraceEvent[] => [
+    { name, ph: 'b', ...common, ts: toSystemTime(from), ...(args === undefined ? {} : { args }) },
+    { name, ph: 'e', ...common, ts: toSystemTime(to) },
+  ];
+  const us = (from: number, to: number): number => Math.round((to - from) * 1e6) / 1000;
+  const [begin, end] = span(`${disk} ${DISK_OPERATIONS[operation] ?? `operation ${operation}`}`, noticed, answered, {
+    sector,
+    bytes,
+    ok,
+    ringUs: us(noticed, taken),
+    submitUs: us(taken, submitted),
+    hostUs: us(submitted, done),
+    answerUs: us(done, answered),
+  }) as [TraceEvent, TraceEvent];
+  return [
+    begin,
+    ...span('ring and grants', noticed, taken),
+    ...span('vstor, SCSI, begin of I/O', taken, submitted),
+    ...span('host I/O', submitted, done),
+    ...span('response', done, answered),
+    end,
+  ];
 }
 
 /** Turns records into events. */

@@ -6,9 +6,9 @@
  * waits: what is overwritten before it is read is counted and marked in the trace.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { RequestTimes } from './blkif/queue';
 import type { Stats } from './stats';
-import type { TraceEvent } from './trace-events';
-import { TraceFormatter } from './trace-events';
+import { diskEvents, type TraceEvent, TraceFormatter } from './trace-events';
 import { TraceFile } from './trace-file';
 import type { TraceRing } from './trace-ring';
 
@@ -27,6 +27,8 @@ export interface TraceDescription {
   readonly engine: string;
   /** Who executes the Hyper-V operations that the trace names. */
   readonly hypervExecutedBy: Stats['hypervExecutedBy'];
+  /** Turns ms of performance.now() into microseconds of the domain's system time. */
+  readonly toSystemTime: (ms: number) => number;
 }
 
 export interface TraceSummary {
@@ -43,6 +45,8 @@ export class Tracer {
   private stopping = false;
   private failure: Error | undefined;
   private formatter: TraceFormatter | undefined;
+  private disks: TraceEvent[] = [];
+  private diskRequests = 0;
   private readonly shimTimes = new Map<number, number>();
   private readonly wake = new AbortController();
   private readonly loop: Promise<void>;
@@ -59,7 +63,8 @@ export class Tracer {
 
   /** Opens the file and switches recording on. UsageError when the file cannot be written. */
   static async start(path: string, ring: TraceRing, about: TraceDescription): Promise<Tracer> {
-    const file = await TraceFile.create(path, { program: 'xenlighten', ...about });
+    const { toSystemTime: _, ...facts } = about;
+    const file = await TraceFile.create(path, { program: 'xenlighten', ...facts });
     return new Tracer(path, file, ring, about);
   }
 
@@ -71,6 +76,12 @@ export class Tracer {
     }
     this.shimTimes.set(key(vcpu, seq), ms);
   }
+
+  /** A request of a disk is done. */
+  readonly disk = (disk: string, times: RequestTimes): void => {
+    if (this.stopping || this.disks.length >= MAX_PENDING) return;
+    this.disks.push(...diskEvents(disk, times, ++this.diskRequests, PID, this.about.toSystemTime));
+  };
 
   /** Switches recording off, writes the rest and closes the file. Rejects when the file could not be written. */
   async stop(): Promise<TraceSummary> {
@@ -122,6 +133,7 @@ export class Tracer {
           events.push(...formatter.events(record, ms));
         }
       }
+      events.push(...this.disks.splice(0));
       // The write also lets the event loop turn.
       await this.file.append(events);
       if (!more) return;

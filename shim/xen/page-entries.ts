@@ -7,7 +7,7 @@
  */
 import { TRAP_EFFECT, TRAP_FI } from '../../abi/trap';
 import { XEN_ERRNO as E } from '../../abi/xen/errno';
-import { PTE_A, PTE_D, PTE_P } from './guest-virtual';
+import { PTE_A, PTE_D, PTE_P, pteMfn } from './guest-virtual';
 import { ImpossibleState } from './impossible-state';
 import { isModuleSlot, movesReferences, PageTypes, typeOf } from './page-types';
 import type { XenDomain } from './xen-domain';
@@ -47,6 +47,8 @@ function storeInTable(
   if (present && !sameTarget) {
     const rc = types.getTarget(level, mfn, value);
     if (rc !== 0) return rc;
+  } else if (present && level === 1 && d.frames.owner(pteMfn(value)) !== TRAP_FI.TRAP_FI_OWNER_NONE) {
+    types.noteExecutable(value);
   }
   const info = types.lock(mfn);
   const live = types.isLiveTable(info) && typeOf(info) === level;

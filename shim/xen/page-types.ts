@@ -173,6 +173,7 @@ export class PageTypes {
     const write = (entry & PTE_RW) !== 0n;
     switch (this.d.frames.owner(mfn)) {
       case TRAP_FI.TRAP_FI_OWNER_DOMAIN:
+        this.noteExecutable(entry);
         return write && this.get(mfn, TRAP_FI.TRAP_FI_WRITABLE) !== 0 ? -E.XEN_EBUSY : 0;
       case TRAP_FI.TRAP_FI_OWNER_XEN:
         return 0;
@@ -182,6 +183,13 @@ export class PageTypes {
         // Nobody's, or the module's: Xen finds no owner to take a reference from.
         return mfn < LOW_MEMORY_FRAMES ? -E.XEN_EPERM : -E.XEN_EBUSY;
     }
+  }
+
+  /** A level-1 entry is about to map a frame of the domain's. */
+  noteExecutable(entry: bigint): void {
+    const mfn = pteMfn(entry);
+    if ((entry & PTE_NX) !== 0n || (this.load(mfn) & TRAP_FI.TRAP_FI_EXECUTABLE) !== 0n) return;
+    this.change(mfn, 0n, TRAP_FI.TRAP_FI_EXECUTABLE);
   }
 
   private add(mfn: number, value: bigint): void {

@@ -8,9 +8,13 @@
  * the guest has been seen to look for the directory that is gone, or after NOTICE_MS.
  */
 import type { Logger } from 'pino';
+import type { GpaRange } from '../../hyperv/vmbus/channel';
+import type { CodeRenewal, WrittenRange } from '../../partition/code-renewal';
 import type { GuestMemory } from '../../partition/guest-memory';
+import type { RequestTimes } from '../../translate/blkif/queue';
 import { Storvsc } from '../../translate/blkif/storvsc';
 import { Vbd } from '../../translate/blkif/vbd';
+import { PAGE_SIZE } from '../../xen/domain-memory';
 import type { XenDomain } from '../../xen/xen-domain';
 import { XenbusBackend } from '../../xen/xenbus/backend';
 import type { XenstoreClient } from '../../xen/xenstore/client';
@@ -80,6 +84,10 @@ export interface BlockDevicesOptions {
   readonly log: Logger;
   /** `pending` has become 0. */
   readonly onIdle: () => void;
+  /** For engines that emulate. */
+  readonly renewal?: CodeRenewal | undefined;
+  /** Gets the times of requests, by the disk's name, while a trace is written. */
+  readonly trace?: () => ((disk: string, times: RequestTimes) => void) | undefined;
 }
 
 export class BlockDevices {
@@ -125,6 +133,11 @@ export class BlockDevices {
       store,
       target: storvsc,
       onIdle: this.o.onIdle,
+      ...(this.o.renewal === undefined ? {} : { afterRead: this.renew }),
+      trace: () => {
+        const trace = this.o.trace?.();
+        return trace === undefined ? undefined : (times) => trace(vdev.name, times);
+      },
       onBroken: () => complain('its indexes are impossible', 'the guest broke a ring of a disk'),
     });
     if (this.held) vbd.hold();
@@ -191,6 +204,23 @@ export class BlockDevices {
     await this.remove(device);
     return device.disk;
   }
+
+  /** Of pages that have been executable, the emulator must forget what was in them. */
+  private readonly renew = (ranges: readonly GpaRange[], done: () => void): void => {
+    const renewal = this.o.renewal as CodeRenewal;
+    const executable: WrittenRange[] = [];
+    for (const { byteOffset, byteCount, pfns } of ranges) {
+      let within = byteOffset;
+      let left = byteCount;
+      for (const pfn of pfns) {
+        const bytes = Math.min(PAGE_SIZE - within, left);
+        if (renewal.isNeeded(pfn)) executable.push({ gpa: pfn * PAGE_SIZE + within, bytes });
+        left -= bytes;
+        within = 0;
+      }
+    }
+    renewal.renew(executable, done);
+  };
 
   private remove(device: Device): Promise<void> {
     device.removed ??= this.takeDown(device);

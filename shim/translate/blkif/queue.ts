@@ -110,6 +110,8 @@ export interface BlkifQueueOptions {
   readonly onBroken: () => void;
   /** `pending` has become 0. */
   readonly onIdle: () => void;
+  /** Called for what the VSP has written to guest memory; `done` lets the guest know of it. */
+  readonly afterRead?: (ranges: readonly GpaRange[], done: () => void) => void;
   /** Gets the times of requests, while a trace is written. */
   readonly trace?: () => ((times: RequestTimes) => void) | undefined;
 }
@@ -123,6 +125,8 @@ interface Piece extends GpaRange {
 class InFlight {
   parts = 1;
   failed = false;
+  /** What a read fills. */
+  filled: readonly GpaRange[] | undefined;
   times: { -readonly [K in keyof RequestTimes]: RequestTimes[K] } | undefined;
   constructor(
     readonly queue: BlkifQueue,
@@ -137,6 +141,11 @@ class InFlight {
     if (!ok) this.failed = true;
     this.queue.partEnded();
     if (--this.parts > 0) return;
+    if (this.filled === undefined) this.end();
+    else this.queue.filled(this.filled, this.end);
+  };
+
+  private readonly end = (): void => {
     if (this.times !== undefined) this.queue.traced(this.times, !this.failed);
     for (const grant of this.grants) grant.release();
     this.queue.answer(
@@ -280,6 +289,12 @@ export class BlkifQueue {
     if (this.untold.length > 0) this.tellTimes();
   }
 
+  /** For InFlight: memory of the guest has been written. */
+  filled(ranges: readonly GpaRange[], done: () => void): void {
+    if (this.closed || this.o.afterRead === undefined) done();
+    else this.o.afterRead(ranges, done);
+  }
+
   /** For InFlight: the VSP has answered. */
   traced(times: NonNullable<InFlight['times']>, ok: boolean): void {
     times.done = performance.now();
@@ -362,6 +377,7 @@ export class BlkifQueue {
       return;
     }
     const whole = this.start(request, answered, grants);
+    if (reads && this.o.afterRead !== undefined) whole.filled = pieces;
     if (this.tracing !== undefined) {
       const { noticed } = this;
       const bytes = pieces.reduce((sum, { byteCount }) => sum + byteCount, 0);

@@ -18,7 +18,7 @@ import { SharedRing } from '../../xen/shared-ring';
 import type { XenDomain } from '../../xen/xen-domain';
 import type { BackendDevice } from '../../xen/xenbus/backend';
 import type { XenstoreClient, XenstoreView } from '../../xen/xenstore/client';
-import { BLKIF_SECTOR, BlkifQueue, type BlockTarget, MAX_INDIRECT_SEGMENTS } from './queue';
+import { BLKIF_SECTOR, BlkifQueue, type BlkifQueueOptions, type BlockTarget, MAX_INDIRECT_SEGMENTS } from './queue';
 
 /** log2 of the pages of a ring. */
 const MAX_RING_ORDER = 4;
@@ -42,6 +42,8 @@ export interface VbdOptions {
   readonly onBroken: () => void;
   /** A queue has no work under way any more. */
   readonly onIdle: () => void;
+  readonly afterRead?: BlkifQueueOptions['afterRead'];
+  readonly trace?: BlkifQueueOptions['trace'];
 }
 
 /** A front end that asked for something impossible. */
@@ -164,6 +166,8 @@ export class Vbd implements BackendDevice {
         notify: () => notify(),
         onBroken: this.o.onBroken,
         onIdle: this.o.onIdle,
+        ...(this.o.afterRead === undefined ? {} : { afterRead: this.o.afterRead }),
+        ...(this.o.trace === undefined ? {} : { trace: this.o.trace }),
       });
       const channel = xen.evtchn.connectBackend(port, queue.service);
       if (channel === undefined) throw new FrontendError(`event-channel ${port} does not wait for domain 0`);

@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from '
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type DiskGuest, diskGuest } from '../lib/disk-guest';
+import { compile } from '../lib/guest-image';
 import { endAll, leftovers, uniqueName, Xenlighten, xenlighten } from '../lib/xenlighten';
 
 const MIB = 2 ** 20;
@@ -14,7 +15,9 @@ let folder: string;
 let guest: DiskGuest;
 beforeAll(() => {
   folder = mkdtempSync(path.join(tmpdir(), 'xenlighten-disk-'));
-  guest = diskGuest();
+  const newcode = compile('newcode', ['-mno-red-zone']);
+  if (newcode === undefined) throw new Error('gcc cannot compile newcode.c');
+  guest = diskGuest({ programs: { newcode } });
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(endAll);
@@ -152,6 +155,19 @@ test('a disk is attached and detached while the guest uses it; a mounted one sta
   expect((await xenlighten('block-detach', name, 'xvdq')).stderr).toContain('no disk xvdq: the guest has xvda');
   run.type('poweroff -f\n');
   expect((await run.ended).status).toBe(0);
+});
+
+describe.each(['1', '3'])('ring %s', (ring) => {
+  test('code that is read into a page that was executed before is what runs next', async () => {
+    const programs = Buffer.alloc(16 * 4096);
+    // mov $n, %eax; ret
+    for (let n = 0; n < 16; n++) programs.set([0xb8, n, 0, 0, 0, 0xc3], n * 4096);
+    const { run } = start([`${image(`code${ring}.img`, programs)},raw,xvda,r`], ['--guest-ring', ring]);
+    await run.says(/READY/);
+    for (let i = 0; i < 3; i++) expect(await ask(run, 'newcode /dev/xvda; echo status $?')).toBe('status 0\n');
+    run.type('poweroff -f\n');
+    expect((await run.ended).status).toBe(0);
+  });
 });
 
 test('a guest that reboots has the same disks again', async () => {

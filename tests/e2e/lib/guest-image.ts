@@ -8,7 +8,8 @@ import { packageRoot } from '../../../shim/partition/native-files';
 const folder = path.join(packageRoot(), 'build', 'tests', 'linux');
 
 /** Compiles a program without a C library; undefined if this machine's compiler cannot. */
-function compile(name: string, flags: readonly string[]): Buffer | undefined {
+export function compile(name: string, flags: readonly string[]): Buffer | undefined {
+  mkdirSync(folder, { recursive: true });
   const output = path.join(folder, `${name}.${process.pid}`);
   const source = path.join(__dirname, `${name}.c`);
   const common = [

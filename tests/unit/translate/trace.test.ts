@@ -58,7 +58,14 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-const ABOUT = { name: 'x', vcpus: 1, guestRing: 1, engine: 'qemu', hypervExecutedBy: 'trap module' } as const;
+const ABOUT = {
+  name: 'x',
+  vcpus: 1,
+  guestRing: 1,
+  engine: 'qemu',
+  hypervExecutedBy: 'trap module',
+  toSystemTime: (ms: number) => ms * 1000,
+} as const;
 
 describe('the ring', () => {
   test('gives what was written, in order, once', () => {
