@@ -132,8 +132,10 @@ export class GrantMaps {
     return this.store(at, pte, call);
   }
 
-  private mapsFrame(pte: bigint, mfn: number): boolean {
-    return (pte & PTE_P) !== 0n && pteMfn(pte) === mfn;
+  /** Is the entry one that this mapping can have made? Another one of the same frame with other rights is not (XSA-234). */
+  private isOf(mapping: Mapping, pte: bigint): boolean {
+    const rights = mapping.readOnly ? PTE_P : PTE_P | PTE_RW;
+    return (pte & (PTE_P | PTE_RW)) === rights && pteMfn(pte) === mapping.mfn;
   }
 
   unmap(guest: GuestVirtual, hostAddr: bigint, busAddr: bigint, handle: number, call: { effects: number }): number {
@@ -144,7 +146,7 @@ export class GrantMaps {
     }
     if (hostAddr !== 0n && (mapping.flags & GNTTAB_FLAGS.GNTMAP_host_map) !== 0) {
       const at = this.entryAddress(guest, hostAddr, mapping.flags);
-      const mapped = at !== undefined && this.mapsFrame(this.d.memory.load64(at), mapping.mfn);
+      const mapped = at !== undefined && this.isOf(mapping, this.d.memory.load64(at));
       if (!mapped || !this.store(at, 0n, call)) return GNTST.GNTST_general_error;
       this.drop(handle, mapping, GNTTAB_FLAGS.GNTMAP_host_map);
       call.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;
@@ -174,7 +176,7 @@ export class GrantMaps {
     const to = this.entryAddress(guest, hostAddr, mapping.flags);
     const from = this.entryAddress(guest, newAddr, 0);
     if (to === undefined || from === undefined) return GNTST.GNTST_general_error;
-    if (!this.mapsFrame(this.d.memory.load64(to), mapping.mfn)) return GNTST.GNTST_general_error;
+    if (!this.isOf(mapping, this.d.memory.load64(to))) return GNTST.GNTST_general_error;
     const moved = this.d.memory.load64(from);
     if (!this.store(to, moved, call) || !this.store(from, 0n, call)) return GNTST.GNTST_general_error;
     this.drop(handle, mapping, GNTTAB_FLAGS.GNTMAP_host_map);

@@ -40,7 +40,7 @@ export interface BlkifFuzzOptions {
   readonly seed: number;
   /** Wall time to spend; the run in progress is finished. */
   readonly seconds: number;
-  /** Stops at so many requests, too. */
+  /** Stops at so many requests that were taken from rings, too. */
   readonly cases?: number;
   /** CPU time that one turn of the shim may take, in ms. */
   readonly stallMs: number;
@@ -370,7 +370,7 @@ async function run(seed: number, result: BlkifFuzzResult, options: BlkifFuzzOpti
           const front = guest.anyFront([device]);
           if (front === undefined) break;
           for (let i = 1 + random.below(random.oneIn(10) ? 300 : 12); i > 0; i--) guest.request(device, front);
-          if (calm || !random.oneIn(12)) front.push();
+          if (calm || !random.oneIn(50)) front.push();
           else {
             guest.sendBack(front);
           }
@@ -451,7 +451,7 @@ export async function fuzzBlkif(options: BlkifFuzzOptions): Promise<BlkifFuzzRes
     const until = Date.now() + options.seconds * 1000;
     let early = 0;
     const { runs = Number.POSITIVE_INFINITY, cases = Number.POSITIVE_INFINITY } = options;
-    for (let i = 0; i < runs && result.cases < cases && Date.now() < until; i++) {
+    for (let i = 0; i < runs && result.taken < cases && Date.now() < until; i++) {
       await run(options.seed + i, result, options);
       if (i === WARM_UP) early = await heapInUse();
     }

@@ -248,8 +248,7 @@ export class FuzzGuest {
   /** Fills the ring with requests that are never sent, all in order, and lets the index go back. */
   sendBack(front: Front): void {
     const { random } = this.o;
-    for (let i = 0; i < front.entries; i++, this.cases++)
-      front.request(OP.BLKIF_OP_FLUSH_DISKCACHE, this.nextId++, 0n, []);
+    for (let i = 0; i < front.entries; i++) front.request(OP.BLKIF_OP_FLUSH_DISKCACHE, this.nextId++, 0n, []);
     front.setIndex('req_prod', front.index('req_prod') - random.below(8));
     front.prod = front.index('req_prod');
   }

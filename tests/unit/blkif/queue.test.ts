@@ -4,7 +4,7 @@ import { BLKIF_OP as OP } from '../../../abi/xen/blkif';
 import type { GpaRange } from '../../../shim/hyperv/vmbus/channel';
 import { BlkifQueue, type BlockTarget, REQUESTS_PER_TURN } from '../../../shim/translate/blkif/queue';
 import { SharedRing } from '../../../shim/xen/shared-ring';
-import { type Fixture, GRANTS, NR_PAGES, PAGE, setUp } from '../hypercalls/fixture';
+import { type Fixture, NR_PAGES, PAGE, setUp } from '../hypercalls/fixture';
 import { Front } from './front';
 
 const immediate = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -306,28 +306,6 @@ describe('hostile front ends', () => {
     const w = world();
     w.front.indirect(OP.BLKIF_OP_DISCARD, 1n, 0n, 1, [w.front.grant(41)]);
     expect(await serve(w)).toEqual([expect.objectContaining({ status: -2 })]);
-  });
-
-  test('double fetch (XSA-155): the slot is not read again once it has been taken', async () => {
-    const w = world();
-    const ref = w.front.grant(50);
-    w.front.request(OP.BLKIF_OP_READ, 1n, 0n, [{ gref: ref, first: 0, last: 7 }]);
-    w.front.push();
-    w.queue.service();
-    // Everything in the ring and the grant's frame change while the request is under way.
-    w.f.memory.fill(40 * PAGE + 64, PAGE - 64, 0xff);
-    w.f.memory.setU32(GRANTS * PAGE + ref * 8 + 4, 2080);
-    expect(w.target.calls[0]?.range?.pfns).toEqual([50]);
-    w.target.calls[0]?.done(true);
-    await immediate();
-    expect(w.front.take()).toEqual([{ id: 1n, operation: 0, status: 0, padding: 0 }]);
-  });
-
-  test('response padding (XSA-216): what is not told is zero', async () => {
-    const w = world();
-    w.f.memory.fill(40 * PAGE + 64, PAGE - 64, 0xaa);
-    w.front.request(77, 0x1234_5678_9abc_def0n, 0n, []);
-    expect(await serve(w)).toEqual([{ id: 0x1234_5678_9abc_def0n, operation: 77, status: -2, padding: 0 }]);
   });
 
   test('a producer index further ahead than the ring breaks it, once and for good', async () => {
