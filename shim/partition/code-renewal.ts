@@ -67,7 +67,10 @@ export class CodeRenewal {
   look(): void {
     if (!this.waiting || this.closed || this.memory.load32(this.countGpa) !== 0) return;
     this.waiting = false;
-    while (this.jobs[0] !== undefined && this.jobs[0].next === this.jobs[0].ranges.length) this.jobs.shift()?.done();
+    let finished = 0;
+    while (finished < this.jobs.length && this.jobs[finished]?.next === this.jobs[finished]?.ranges.length) finished++;
+    // They may ask for more, which is not done then.
+    for (const { done } of this.jobs.splice(0, finished)) done();
     if (!this.waiting && this.jobs.length > 0) this.give();
   }
 

@@ -83,6 +83,7 @@ test('a callback may ask for more', () => {
   });
   vp0();
   renewal.look();
+  expect(done).toEqual(['first']);
   expect(vp0()).toEqual([range(2)]);
   renewal.look();
   expect(done).toEqual(['first', 'second']);
