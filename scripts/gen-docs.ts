@@ -13,6 +13,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ErrorDecl, HYPERCALL_LIST, type Hypercall, type Privilege, type Subop } from '../abi/xen/hypercalls';
 import { packageRoot } from '../shim/partition/native-files';
+import { BLKIF_OPERATIONS } from '../shim/translate/device-table';
 import { EXIT_BUDGET, NOISE } from '../shim/translate/exit-budget';
 import { HYPERV_OPERATIONS } from '../shim/translate/hyperv-operations';
 import { type Exactness, IMPLICIT_OPERATIONS, type Translation, tableRows, type Where } from '../shim/translate/table';
@@ -100,6 +101,16 @@ function translationTable(): string {
     ...table(
       ['Xen operation', 'Hyper-V equivalent', 'where', 'exactness', 'note'],
       IMPLICIT_OPERATIONS.map(({ name, translation: t }) => [name, hyperv(t), t.where, t.exact, t.note]),
+    ),
+    '',
+    '## Requests of devices',
+    '',
+    'What a guest asks of a device goes through a ring and a doorbell, and from there to the VSP as packets of a VMBus',
+    'channel. Each is counted (`xenlighten stats`).',
+    '',
+    ...table(
+      ['Xen request', 'Hyper-V equivalent', 'exactness', 'note'],
+      Object.values(BLKIF_OPERATIONS).map((o) => [o.name, o.hyperv, o.exact, o.note]),
     ),
     '',
     '## Hyper-V operations',

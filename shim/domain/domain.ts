@@ -561,6 +561,7 @@ export class Domain {
       vps: this.vpBlocks(),
       hypervExecutedBy: this.hypervExecutedBy,
       exits: this.partition.exits(),
+      devices: this.blocks.counts(),
     });
   }
 

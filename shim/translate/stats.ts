@@ -12,6 +12,7 @@
 import { TRAP_COUNT, TRAP_SUB, TrapVp } from '../../abi/trap';
 import { hypercall, opName } from '../../abi/xen/hypercalls';
 import type { VpExits } from '../partition/partition';
+import type { DeviceCount, DeviceOperation } from './device-table';
 import { HYPERV_OPERATIONS } from './hyperv-operations';
 import { translationOf, type Where } from './table';
 
@@ -23,6 +24,13 @@ export interface OperationCount {
   readonly where: Where;
   /** Hyper-V operations that it is translated to. */
   readonly hyperv: readonly string[];
+}
+
+/** A device's requests by operation. */
+export interface DeviceCounts {
+  /** As the guest knows it: xvda. */
+  readonly device: string;
+  readonly operations: readonly (Pick<DeviceOperation, 'name' | 'hyperv'> & Readonly<DeviceCount>)[];
 }
 
 export interface Stats {
@@ -45,6 +53,8 @@ export interface Stats {
   readonly module: Readonly<Record<string, number>>;
   /** Does a hypervisor execute the Hyper-V operations, or the trap module's soft Hyper-V? */
   readonly hypervExecutedBy: 'hypervisor' | 'trap module';
+  /** Requests in rings of devices, where there are devices. */
+  readonly devices?: readonly DeviceCounts[];
   /** How often each VP left guest execution, where the engine counts: to the shim's process, and in the hypervisor. */
   readonly exits?: readonly VpExits[];
 }
@@ -85,6 +95,7 @@ export interface StatsSource {
   readonly vps: readonly Buffer[];
   readonly hypervExecutedBy: Stats['hypervExecutedBy'];
   readonly exits: readonly VpExits[] | undefined;
+  readonly devices?: readonly DeviceCounts[];
 }
 
 /** Collects statistics from copies of the VPs' blocks. */
@@ -133,6 +144,7 @@ export function collectStats(source: StatsSource): Stats {
     exceptions,
     module,
     hypervExecutedBy: source.hypervExecutedBy,
+    ...(source.devices === undefined || source.devices.length === 0 ? {} : { devices: source.devices }),
     ...(source.exits === undefined ? {} : { exits: source.exits }),
   };
 }
@@ -155,6 +167,20 @@ function exitRows(exits: readonly VpExits[]): string[][] {
       const [kind = '', reason = ''] = key.split('\0');
       return [reason.replaceAll('_', ' '), String(count), kind];
     });
+}
+
+function deviceRows(devices: readonly DeviceCounts[]): string[][] {
+  return devices.flatMap(({ device, operations }) =>
+    operations
+      .filter(({ count }) => count > 0)
+      .map(({ name, count, bytes, errors, hyperv }) => [
+        `${device}: ${name}`,
+        String(count),
+        bytes === 0 ? '-' : (bytes / 2 ** 20).toFixed(1),
+        String(errors),
+        hyperv,
+      ]),
+  );
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -190,6 +216,9 @@ export function formatStats(stats: Stats, top = 24): string {
     '',
     table(['trap module', 'count'], emulated),
     '',
+    ...(stats.devices === undefined
+      ? []
+      : [table(['device request', 'count', 'MiB', 'errors', 'Hyper-V equivalent'], deviceRows(stats.devices)), '']),
     ...(stats.exits === undefined ? [] : [table(['exits and events', 'count', 'counted'], exitRows(stats.exits)), '']),
   ].join('\n');
 }

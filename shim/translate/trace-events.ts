@@ -83,18 +83,12 @@ export function hypercallArguments(nr: number, args: readonly bigint[]): Record<
 const DISK_OPERATIONS: Readonly<Record<number, string>> = { 0: 'read', 1: 'write' };
 
 /**
- * A request of a disk with its stages, which follow one another. `toSystemTime` turns ms of performance.now() into
- * microseconds of system time.
+ * A request of a disk with its stages, which follow one another. `began`: microseconds of system time at `times.noticed`.
  */
-export function diskEvents(
-  disk: string,
-  times: RequestTimes,
-  id: number,
-  pid: number,
-  toSystemTime: (ms: number) => number,
-): TraceEvent[] {
+export function diskEvents(disk: string, times: RequestTimes, id: number, pid: number, began: number): TraceEvent[] {
   const { operation, sector, bytes, noticed, taken, submitted, done, answered, ok } = times;
   const common = { cat: 'disk', pid, tid: 0, id };
+  const toSystemTime = (ms: number): number => Math.round((began + (ms - noticed) * 1000) * 1000) / 1000;
   const span = (name: string, from: number, to: number, args?: TraceEvent['args']): TraceEvent[] => [
     { name, ph: 'b', ...common, ts: toSystemTime(from), ...(args === undefined ? {} : { args }) },
     { name, ph: 'e', ...common, ts: toSystemTime(to) },

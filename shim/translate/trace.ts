@@ -80,7 +80,7 @@ export class Tracer {
   /** A request of a disk is done. */
   readonly disk = (disk: string, times: RequestTimes): void => {
     if (this.stopping || this.disks.length >= MAX_PENDING) return;
-    this.disks.push(...diskEvents(disk, times, ++this.diskRequests, PID, this.about.toSystemTime));
+    this.disks.push(...diskEvents(disk, times, ++this.diskRequests, PID, this.about.toSystemTime(times.noticed)));
   };
 
   /** Switches recording off, writes the rest and closes the file. Rejects when the file could not be written. */

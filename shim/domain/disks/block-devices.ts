@@ -14,6 +14,13 @@ import type { GuestMemory } from '../../partition/guest-memory';
 import type { RequestTimes } from '../../translate/blkif/queue';
 import { Storvsc } from '../../translate/blkif/storvsc';
 import { Vbd } from '../../translate/blkif/vbd';
+import {
+  BLKIF_OPERATIONS,
+  type BlkifCounts,
+  type BlkifOperationName,
+  noBlkifCounts,
+} from '../../translate/device-table';
+import type { DeviceCounts } from '../../translate/stats';
 import { PAGE_SIZE } from '../../xen/domain-memory';
 import type { XenDomain } from '../../xen/xen-domain';
 import { XenbusBackend } from '../../xen/xenbus/backend';
@@ -94,6 +101,7 @@ export class BlockDevices {
   private readonly devices = new Map<number, Device>();
   /** Numbers whose directories have gone, by the directory; resolved when the guest has noticed. */
   private readonly vanished = new Map<string, { readonly noticed: Promise<void>; notice(): void }>();
+  private readonly counted = new Map<string, BlkifCounts>();
   private held = false;
   private ended = false;
 
@@ -128,11 +136,15 @@ export class BlockDevices {
     }
     const complain = (error: unknown, what: string): void =>
       xen.complain({ disk: vdev.name, why: error instanceof Error ? error.message : String(error) }, what);
+    const counts = this.counted.get(vdev.name) ?? noBlkifCounts();
+    this.counted.set(vdev.name, counts);
     const vbd = new Vbd({
       xen,
       store,
       target: storvsc,
+      persistentGrants: disk.spec.persistentGrants,
       onIdle: this.o.onIdle,
+      counts,
       ...(this.o.renewal === undefined ? {} : { afterRead: this.renew }),
       trace: () => {
         const trace = this.o.trace?.();
@@ -161,7 +173,17 @@ export class BlockDevices {
       tell = resolve;
     });
     const backend = new XenbusBackend(store, paths, vbd, { gone: () => tell(), complain });
-    const device: Device = { disk, storvsc, vbd, backend, paths, scratch, gone, detaching: false, removed: undefined };
+    const device: Device = {
+      disk,
+      storvsc,
+      vbd,
+      backend,
+      paths,
+      scratch,
+      gone,
+      detaching: false,
+      removed: undefined,
+    };
     this.devices.set(vdev.id, device);
     void gone.then(() => this.remove(device)).catch((error: unknown) => log.error({ err: error }, 'removing a disk'));
   }
@@ -266,6 +288,17 @@ export class BlockDevices {
       file: disk.spec.path ?? '',
       format: disk.image?.format ?? 'none',
       readOnly: disk.spec.readOnly,
+    }));
+  }
+
+  /** What became of the requests of each disk that there is or has been. */
+  counts(): readonly DeviceCounts[] {
+    return [...this.counted].map(([device, counts]) => ({
+      device,
+      operations: Object.entries(counts).map(([name, count]) => ({
+        ...BLKIF_OPERATIONS[name as BlkifOperationName],
+        ...count,
+      })),
     }));
   }
 

@@ -6,6 +6,9 @@
  * and takes the rest of the text, commas included. The old prefixes (file:, phy:, tap:..., vhd:) are understood; behind
  * one of them the format is not positional.
  *
+ * Two words are ours: `persistent-grants` offers them to the guest, whose driver copies what it reads and writes then
+ * (slower here; for tests of drivers); `sector-size=4096` makes a raw image a disk with such sectors.
+ *
  * Quirks: what would change who serves the disk, or how, and is not supported (script=, another backend domain) is an
  * error; what only tunes a Xen host (direct-io-safe, backendtype=, colo-*) is a warning. Formats that we do not have are
  * named with the command that converts them.
@@ -23,6 +26,10 @@ export interface DiskSpec {
   readonly cdrom: boolean;
   /** Pass discards on; undefined: if the image can. */
   readonly discard: boolean | undefined;
+  /** Offer persistent grants. */
+  readonly persistentGrants: boolean;
+  /** Of the disk's logical sectors; of a VHD always 512. */
+  readonly sectorSize: 512 | 4096;
   /** As it was written. */
   readonly text: string;
 }
@@ -65,6 +72,8 @@ interface Parts {
   access?: string;
   cdrom: boolean;
   discard?: boolean;
+  persistentGrants: boolean;
+  sectorSize: 512 | 4096;
 }
 
 /** Parses one disk. `where` is the file and line, or the option. Throws UsageError. */
@@ -73,7 +82,7 @@ export function parseDiskSpec(text: string, where: string): ParsedDisk {
 }
 
 class Parser {
-  private readonly parts: Parts = { cdrom: false };
+  private readonly parts: Parts = { cdrom: false, persistentGrants: false, sectorSize: 512 };
   private readonly warnings: string[] = [];
   private oldPrefix = false;
 
@@ -141,6 +150,9 @@ class Parser {
       case 'cdrom':
         parts.cdrom = true;
         return;
+      case 'persistent-grants':
+        parts.persistentGrants = true;
+        return;
       case 'discard':
       case 'no-discard':
         parts.discard = word === 'discard';
@@ -181,6 +193,11 @@ class Parser {
       case 'devtype':
         this.deviceType(value);
         break;
+      case 'sector-size':
+        if (value !== '512' && value !== '4096')
+          throw this.error('unusable sector size', JSON.stringify(value), '512 or 4096');
+        this.parts.sectorSize = value === '512' ? 512 : 4096;
+        break;
       case 'backend':
         if (value !== '0' && value !== 'Domain-0')
           throw this.error('unsupported disk', `backend=${value}`, 'no driver domains: leave it out');
@@ -217,7 +234,14 @@ class Parser {
     if (path?.includes('\0') === true) throw this.error('unusable disk', 'a NUL in its path', 'a path');
     if (path === undefined && !parts.cdrom)
       throw this.error('a disk without a file', JSON.stringify(text), 'FILE,raw,xvda,w');
-    return { path, vdev, format, readOnly: this.readOnly(), cdrom: parts.cdrom, discard: parts.discard, text };
+    if (parts.sectorSize !== 512 && (format === 'vhd' || parts.cdrom))
+      throw this.error(
+        'unusable sector size',
+        `${parts.sectorSize} for a ${parts.cdrom ? 'CD-ROM' : 'VHD'}`,
+        'none: it is fixed',
+      );
+    const { cdrom, discard, persistentGrants, sectorSize } = parts;
+    return { path, vdev, format, readOnly: this.readOnly(), cdrom, discard, persistentGrants, sectorSize, text };
   }
 
   private readOnly(): boolean {

@@ -28,6 +28,7 @@ export class GuestDisk {
             path: spec.path,
             format: spec.format,
             readOnly: spec.readOnly,
+            logicalSectorSize: spec.sectorSize,
             snapshot: snapshot && !spec.readOnly,
           });
     for (const warning of image?.warnings ?? []) log.warn({ disk: spec.vdev.name, file: spec.path }, warning);

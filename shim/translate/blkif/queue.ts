@@ -34,6 +34,7 @@ import type { DomainMemory } from '../../xen/domain-memory';
 import { PAGE_SIZE } from '../../xen/domain-memory';
 import type { AcquiredGrant, GrantTable } from '../../xen/grant/grant-table';
 import type { SharedRing } from '../../xen/shared-ring';
+import { type BlkifCounts, blkifOperation } from '../device-table';
 
 /** Bytes that blkif calls a sector. */
 export const BLKIF_SECTOR = 512;
@@ -110,6 +111,8 @@ export interface BlkifQueueOptions {
   readonly onBroken: () => void;
   /** `pending` has become 0. */
   readonly onIdle: () => void;
+  /** Counts what is answered. */
+  readonly counts?: BlkifCounts;
   /** Called for what the VSP has written to guest memory; `done` lets the guest know of it. */
   readonly afterRead?: (ranges: readonly GpaRange[], done: () => void) => void;
   /** Gets the times of requests, while a trace is written. */
@@ -267,6 +270,11 @@ export class BlkifQueue {
   }
 
   answer(idLow: number, idHigh: number, operation: number, status: number): void {
+    if (this.o.counts !== undefined) {
+      const count = this.o.counts[blkifOperation(operation)];
+      count.count++;
+      if (status !== BLKIF_RSP.BLKIF_RSP_OKAY) count.errors++;
+    }
     if (this.closed) return;
     const view = this.responseView;
     view.setUint32(0, idLow, true);
@@ -385,8 +393,10 @@ export class BlkifQueue {
       const taken = performance.now();
       whole.times = { operation, sector, bytes, noticed, taken, submitted: 0, done: 0, answered: 0, ok: false };
     }
+    const counted = this.o.counts?.[reads ? 'read' : 'write'];
     let block = start;
     for (const piece of pieces) {
+      if (counted !== undefined) counted.bytes += piece.byteCount;
       for (const part of split(piece, target.maxTransfer)) {
         const blocks = part.byteCount / target.blockSize;
         whole.parts++;

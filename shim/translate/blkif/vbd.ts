@@ -42,6 +42,7 @@ export interface VbdOptions {
   readonly onBroken: () => void;
   /** A queue has no work under way any more. */
   readonly onIdle: () => void;
+  readonly counts?: BlkifQueueOptions['counts'];
   readonly afterRead?: BlkifQueueOptions['afterRead'];
   readonly trace?: BlkifQueueOptions['trace'];
 }
@@ -166,6 +167,7 @@ export class Vbd implements BackendDevice {
         notify: () => notify(),
         onBroken: this.o.onBroken,
         onIdle: this.o.onIdle,
+        ...(this.o.counts === undefined ? {} : { counts: this.o.counts }),
         ...(this.o.afterRead === undefined ? {} : { afterRead: this.o.afterRead }),
         ...(this.o.trace === undefined ? {} : { trace: this.o.trace }),
       });

@@ -107,6 +107,52 @@ test('each vCPU has a queue of its own; read-only disks and CD-ROMs are what the
   expect((await run.ended).status).toBe(0);
 });
 
+test('sectors of 4096 bytes; persistent grants; what came over the ring is counted', async () => {
+  const [large, grants] = [image('4k.img', 16 * MIB), image('grants.img', 8 * MIB)];
+  const { run, name } = start([`${large},raw,xvda,w,sector-size=4096`, `${grants},raw,xvdb,w,persistent-grants`]);
+  await run.says(/READY/);
+  expect(await ask(run, 'cat /sys/block/xvda/queue/logical_block_size /sys/block/xvdb/queue/logical_block_size')).toBe(
+    '4096\n512\n',
+  );
+  expect(await ask(run, 'dmesg | grep -c "xvdb.*persistent grants: enabled"')).toBe('1\n');
+  for (const disk of ['xvda', 'xvdb']) {
+    await ask(
+      run,
+      `dd if=/dev/urandom of=/dev/${disk} bs=1M count=8 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches`,
+    );
+    const sums = await ask(
+      run,
+      `dd if=/dev/${disk} bs=1M count=8 2>/dev/null | md5sum; dd if=/dev/${disk} bs=4096 count=2048 iflag=direct 2>/dev/null | md5sum`,
+    );
+    const [first, second] = sums.match(/[0-9a-f]{32}/g) ?? [];
+    expect(second).toBe(first);
+    expect(md5(readFileSync(disk === 'xvda' ? large : grants).subarray(0, 8 * MIB))).toBe(first);
+  }
+  const stats = await xenlighten('stats', name);
+  expect(stats.stdout).toMatch(/^xvda: blkif write +\d+ +8\.0 +0 +vstor EXECUTE_SRB, SCSI WRITE\(10\)/m);
+  expect(stats.stdout).toMatch(/^xvdb: blkif flush +\d+ +- +0 +vstor EXECUTE_SRB, SCSI SYNCHRONIZE CACHE\(10\)/m);
+  run.type('poweroff -f\n');
+  expect((await run.ended).status).toBe(0);
+});
+
+test('a trace shows the stages of a read', async () => {
+  const trace = path.join(folder, 'trace.json');
+  const { run } = start([`${image('traced.img', 4 * MIB)},raw,xvda,r`], ['--trace', trace]);
+  await run.says(/READY/);
+  await ask(run, 'dd if=/dev/xvda of=/dev/null bs=4096 count=1 skip=100 iflag=direct');
+  run.type('poweroff -f\n');
+  expect((await run.ended).status).toBe(0);
+  type Event = { name: string; ph: string; id?: number; ts: number; args?: { sector: number; bytes: number } };
+  const { traceEvents } = JSON.parse(readFileSync(trace, 'utf8')) as { traceEvents: Event[] };
+  const read = traceEvents.find((e) => e.name === 'xvda read' && e.ph === 'b' && e.args?.sector === 800);
+  expect(read?.args).toMatchObject({ bytes: 4096, ok: true });
+  const stages = traceEvents.filter((e) => e.id === read?.id && e.ph === 'b').map((e) => e.name);
+  expect(stages).toEqual(['xvda read', 'ring and grants', 'vstor, SCSI, begin of I/O', 'host I/O', 'response']);
+  const times = traceEvents.filter((e) => e.id === read?.id).map((e) => e.ts);
+  expect(Math.max(...times) - Math.min(...times)).toBeLessThan(1e6);
+  expect([...times.slice(1, -1)]).toEqual([...times.slice(1, -1)].sort((a, b) => a - b));
+});
+
 test('a domain that is paused while it writes goes on, and its disk is whole', async () => {
   const disk = image('paused.img', 32 * MIB);
   const { run, name } = start([`${disk},raw,xvda,w`]);

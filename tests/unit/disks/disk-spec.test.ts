@@ -50,6 +50,16 @@ test.each<[string, Partial<ReturnType<typeof parsed>>]>([
   expect(parsed(text)).toEqual(disk(over));
 });
 
+test('words of our own', () => {
+  expect(parse('/a.img,raw,xvda,w').disk).toMatchObject({ persistentGrants: false, sectorSize: 512 });
+  const { disk: ours } = parse('/a.img,raw,xvda,w,persistent-grants,sector-size=4096');
+  expect(ours).toMatchObject({ persistentGrants: true, sectorSize: 4096 });
+  expect(() => parse('/a.img,raw,xvda,w,sector-size=1024')).toThrow(
+    'unusable sector size: found "1024", wanted 512 or 4096',
+  );
+  expect(() => parse('/a.vhd,vhd,xvda,w,sector-size=4096')).toThrow('found 4096 for a VHD');
+});
+
 test('what only tunes a Xen host is a warning', () => {
   const { warnings } = parse('/a.img,raw,xvda,w,direct-io-safe,backendtype=phy');
   expect(warnings).toEqual(['direct-io-safe has no effect here', 'backendtype has no effect here']);
