@@ -91,7 +91,7 @@ export const TrapVp = struct('trap_vp', SPEC, 0x10000, {
   // --- signalling (first cache lines)
   mbox: { type: TrapMailbox, offset: 0 },
   raise_sel: { type: 'u64', offset: 128, doc: 'S sets, T clears (locked): words of raise[] with bits' },
-  kick: { type: 'u32', offset: 136, doc: 'S sets, T clears (locked): a kick is on its way' },
+  kick: { type: 'u32', offset: 136, doc: 'S sets, T clears (locked): a kick is on its way (2: the VP looks out)' },
   parked: { type: 'u32', offset: 140, doc: 'T: 1 while stopped on request' },
   running: { type: 'u32', offset: 144, doc: 'T: 1 in guest code or in the module on its behalf, 0 idle or waiting' },
   requests: { type: 'u32', offset: 148, doc: 'TRAP_REQ_*; any VP and S set bits (locked), the owner clears them' },

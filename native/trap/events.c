@@ -327,20 +327,49 @@ void evtchn_resync(struct vp *vp)
 
 /* --- SCHEDOP_block, poll, yield ------------------------------------------------------------------------------------- */
 
+/* In trap_vp.kick: the VP looks out for the shim. To the shim it is a kick that is on its way: it sends none. */
+#define KICK_POLLED 2
+
+/*
+ * Waits a little without halting; true if something came. The shim's answer to a request is often there sooner than a
+ * halted VP is woken, which takes a kick, QEMU's main loop, its lock and an interrupt.
+ */
+static bool poll_for_shim(struct vp *vp, bool (*done)(struct vp *vp, void *arg), void *arg)
+{
+    struct trap_vp *s = vp->s;
+    u64 until = system_time() + hv->poll_ns, deadline = next_deadline(s);
+    if (deadline < until)
+        until = deadline;
+    bool found = __atomic_exchange_n(&s->kick, KICK_POLLED, __ATOMIC_SEQ_CST) != 0;
+    while (!found && system_time() < until)
+        found = READ_ONCE(s->kick) != KICK_POLLED || READ_ONCE(s->requests) || READ_ONCE(dom->stop_request) ||
+                done(vp, arg);
+    return __atomic_exchange_n(&s->kick, 0, __ATOMIC_SEQ_CST) != KICK_POLLED || found;
+}
+
 static void sleep_until(struct vp *vp, bool (*done)(struct vp *vp, void *arg), void *arg)
 {
     runstate_change(vp, RUNSTATE_blocked);
     vp_set_running(vp, false);
+    /* Kicks for other VPs are VP 0's to pass on: it must not keep interrupts off meanwhile. */
+    bool may_poll = vp->short_sleep && hv->poll_ns && (dom->nr_vps == 1 || vp->id != 0);
+    u64 began = system_time();
     for (;;) {
         serve_kick(vp);
         timer_expire(vp);
         if (done(vp, arg))
             break;
+        if (may_poll) {
+            may_poll = false;
+            if (poll_for_shim(vp, done, arg))
+                continue;
+        }
         timer_rearm(vp);
         count_hv(vp, TRAP_HV_IDLE);
         hv->idle(vp);
     }
     timer_rearm(vp); /* what woke us may have been one of several deadlines */
+    vp->short_sleep = system_time() - began < 2 * (u64)hv->poll_ns;
     vp_set_running(vp, true);
     runstate_change(vp, RUNSTATE_running);
 }

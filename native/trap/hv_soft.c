@@ -222,6 +222,7 @@ static void lapic_ack_kick(struct vp *vp)
 const struct hv_ops hv_soft = {
     .name = "soft",
     .kick_vp0_only = true,
+    .poll_ns = 100000,
     .init_vp = soft_init_vp,
     .start_vps = soft_start_vps,
     .flush_space = soft_flush_space,

@@ -220,7 +220,7 @@ void time_init_vp(struct vp *vp, u32 runstate)
 
 /* --- timers --------------------------------------------------------------------------------------------------------- */
 
-static u64 next_deadline(const struct trap_vp *s)
+u64 next_deadline(const struct trap_vp *s)
 {
     u64 d = ~0ul;
     if (s->timer_singleshot && s->timer_singleshot < d)

@@ -131,6 +131,7 @@ struct vp {
     u32 id;
     bool in_cold_call;
     bool held;          /* waits for vp_release_others */
+    bool short_sleep;   /* the last block or poll was short: the next one may be as well */
     u32 poll_port;      /* the only port of the poll under way, 0 for several */
     u64 armed_deadline; /* ns of system time the hardware timer is set for, ~0 none */
     u64 loaded_cr3;
@@ -495,6 +496,8 @@ void time_init_vp(struct vp *vp, u32 runstate);
 u64 system_time(void);
 /* Rewrites vcpu_info.time and the registered copy, of any VP. */
 void time_update_vcpu(struct vp *vp);
+/* The earliest of the vCPU's timers, ns of system time, ~0 none. */
+u64 next_deadline(const struct trap_vp *s);
 void timer_rearm(struct vp *vp);
 /* No deadline is kept until timer_rearm. */
 void timer_disarm(struct vp *vp);
@@ -519,6 +522,8 @@ struct hv_ops {
     const char *name;
     /* All kicks arrive at VP 0, which passes them on. */
     bool kick_vp0_only;
+    /* Before a VP halts it looks out for what may end the halt, for that long (events.c); 0: the host does that, or nobody. */
+    u32 poll_ns;
     void (*init_vp)(struct vp *vp);
     /* On VP 0, once: makes the other VPs run the module's start code. NULL: the engine has started them. */
     void (*start_vps)(struct vp *vp);
