@@ -4,7 +4,7 @@
  * on hyperv-abi 6.1.
  *
  *   BLKIF_OP_READ, WRITE, INDIRECT   READ/WRITE(10/16), data by GPA ranges; nothing is copied
- *   BLKIF_OP_FLUSH_DISKCACHE         SYNCHRONIZE CACHE
+ *   BLKIF_OP_FLUSH_DISKCACHE         SYNCHRONIZE CACHE; see FLUSH_FAILED
  *   BLKIF_OP_DISCARD                 UNMAP
  *   BLKIF_OP_WRITE_BARRIER, others   not supported
  *
@@ -46,6 +46,12 @@ const SECTORS_PER_PAGE = PAGE_SIZE / BLKIF_SECTOR;
  * takes the first answers while the next requests are served.
  */
 export const REQUESTS_PER_TURN = 8;
+/**
+ * Status of a flush that failed, a number that blkif.h does not know: Linux's blkfront takes BLKIF_RSP_ERROR of a flush
+ * without segments for "not supported", tells whoever waits that all is well, and flushes no more. Anything else but
+ * BLKIF_RSP_OKAY is an I/O error to it, and to every other front end.
+ */
+const FLUSH_FAILED = -5;
 /** The work of a turn's requests, in sixteenths of what a request costs that asks for nothing. */
 const WORK_PER_TURN = 2048;
 const REQUEST_WORK = 16;
@@ -155,10 +161,14 @@ class InFlight {
       this.idLow,
       this.idHigh,
       this.operation,
-      this.failed ? BLKIF_RSP.BLKIF_RSP_ERROR : BLKIF_RSP.BLKIF_RSP_OKAY,
+      this.failed ? failureOf(this.operation) : BLKIF_RSP.BLKIF_RSP_OKAY,
     );
     this.queue.ended();
   };
+}
+
+function failureOf(operation: number): number {
+  return operation === BLKIF_OP.BLKIF_OP_FLUSH_DISKCACHE ? FLUSH_FAILED : BLKIF_RSP.BLKIF_RSP_ERROR;
 }
 
 export class BlkifQueue {
@@ -235,7 +245,11 @@ export class BlkifQueue {
     if (this.immediate !== undefined) clearImmediate(this.immediate);
     if (this.inFlight > 0)
       await new Promise<void>((resolve) => {
-        this.idle = resolve;
+        const other = this.idle;
+        this.idle = () => {
+          other?.();
+          resolve();
+        };
       });
   }
 
@@ -508,7 +522,7 @@ export class BlkifQueue {
           count,
           BLKIF.BLKIF_MAX_SEGMENTS_PER_REQUEST,
         );
-      else this.refuse(copy, answered);
+      else this.refuse(copy, answered, FLUSH_FAILED);
       this.partEnded();
       this.ended();
     });

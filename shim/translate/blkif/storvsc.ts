@@ -11,7 +11,8 @@
  * not the guest's: two scratch pages. A guest in ring 1 could write there; what it can do so is to lie about its own
  * disk, or to discard its own sectors, which it may anyway.
  *
- * Quirk: a request that the VSP never answers is never given up: its pages may still be written.
+ * Quirks: a request that the VSP never answers is never given up: its pages may still be written. Once a flush has failed
+ * nothing is written any more: Linux's blkfront does not flush again then, and would report as safe what may be lost.
  */
 import {
   SRB_FLAGS,
@@ -100,6 +101,7 @@ export class Storvsc implements VbdTarget {
   discard: { granularity: number; alignment: number } | undefined;
   maxTransfer = PAGE_SIZE;
   private maxUnmapBlocks = 0;
+  private flushFailed = false;
   private client!: LoopbackClient;
   private readonly waiting: (Done | undefined)[] = [];
   private readonly expected: number[] = [];
@@ -147,13 +149,17 @@ export class Storvsc implements VbdTarget {
   }
 
   write(block: number, count: number, range: GpaRange, done: (ok: boolean) => void): void {
-    this.transfer(true, block, count, range, done);
+    if (this.flushFailed) done(false);
+    else this.transfer(true, block, count, range, done);
   }
 
   flush(done: (ok: boolean) => void): void {
     this.srb(STORVSC_DATA.UNKNOWN_TYPE, 0, 10);
     this.packet[CDB] = SCSI_OPCODE.SYNCHRONIZE_CACHE;
-    this.send(undefined, 0, done);
+    this.send(undefined, 0, (ok) => {
+      if (!ok) this.flushFailed = true;
+      done(ok);
+    });
   }
 
   unmap(block: number, count: number, done: (ok: boolean) => void): void {

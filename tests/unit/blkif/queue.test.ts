@@ -239,6 +239,18 @@ describe('the other operations', () => {
     expect(w.queue.pending).toBe(0);
   });
 
+  test('a flush that fails is told by a status that nobody takes for "not supported"', async () => {
+    const w = world();
+    const ref = w.front.grant(50);
+    w.front.request(OP.BLKIF_OP_FLUSH_DISKCACHE, 1n, 0n, []);
+    w.front.request(OP.BLKIF_OP_FLUSH_DISKCACHE, 2n, 8n, [{ gref: ref, first: 0, last: 7 }]);
+    await serve(w);
+    for (const { done } of w.target.calls) done(false);
+    await immediate();
+    expect(w.front.take().map(({ status }) => status)).toEqual([-5, -5]);
+    expect(w.queue.pending).toBe(0);
+  });
+
   test('nothing is written to a disk that is read-only', async () => {
     const w = world();
     w.target.readOnly = true;
@@ -415,8 +427,11 @@ test('close waits for what is under way and answers nothing any more', async () 
   });
   await immediate();
   expect(closed).toBe(false);
+  // Another one that wants it closed is told as well.
+  const again = w.queue.close();
   w.target.calls[0]?.done(true);
   await closing;
+  await again;
   expect(held(w.f, ref)).toBe(false);
   expect(w.front.index('rsp_prod')).toBe(0);
 });
