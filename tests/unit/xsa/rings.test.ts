@@ -1,7 +1,7 @@
 /** Security advisories of Xen about rings that guests share with back ends, as tests of ours. */
 import { BLKIF_OP as OP } from '../../../abi/xen/blkif';
 import type { GpaRange } from '../../../shim/hyperv/vmbus/channel';
-import { BlkifQueue, type BlockTarget } from '../../../shim/translate/blkif/queue';
+import { BlkifQueue, type BlockTarget, REQUESTS_PER_TURN } from '../../../shim/translate/blkif/queue';
 import { SharedRing } from '../../../shim/xen/shared-ring';
 import { Front } from '../blkif/front';
 import { GRANTS, PAGE, setUp } from '../hypercalls/fixture';
@@ -141,7 +141,7 @@ describe('response padding (XSA-216)', () => {
     }
     w.front.push();
     w.queue.service();
-    await immediate();
+    for (let i = 0; i < w.front.entries; i += REQUESTS_PER_TURN) await immediate();
     for (const { done } of w.calls) done(true);
     await immediate();
     const answers = w.front.take().sort((a, b) => Number(a.id - b.id));
