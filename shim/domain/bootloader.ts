@@ -4,8 +4,9 @@
  * into a guest's file system. Implements `bootloader` and `firmware` of xl.cfg(5) for PV guests, as far as pvgrub can
  * answer them.
  *
- * Quirks: pygrub reads the disk in the host and can start GRUB legacy's menu.lst; pvgrub reads grub.cfg only. Of the
- * command line GRUB takes nothing but words xen_grub_env_NAME=VALUE, which it makes variables of its scripts.
+ * Quirks: pygrub reads the disk in the host and starts GRUB legacy's menu.lst as well; Debian's pvgrub looks for grub.cfg
+ * only, and reads a menu.lst when it is told to at its prompt (legacy_configfile). Of the command line GRUB takes nothing
+ * but words xen_grub_env_NAME=VALUE, which it makes variables of its scripts.
  */
 import { accessSync, constants } from 'node:fs';
 import { basename } from 'node:path';
