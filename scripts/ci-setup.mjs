@@ -5,12 +5,22 @@ import {
   conformancePackages,
   ensureApt,
   ensureNodeModules,
+  imagePackages,
   labPackages,
+  pvgrubPackages,
   runPackages,
 } from './lib/ensure.mjs';
 import { runMain } from './lib/progress.mjs';
 
 runMain(async () => {
-  await ensureApt([...buildPackages, ...runPackages, ...labPackages, ...conformancePackages, 'clang-format']);
+  await ensureApt([
+    ...buildPackages,
+    ...runPackages,
+    ...labPackages,
+    ...imagePackages,
+    ...pvgrubPackages,
+    ...conformancePackages,
+    'clang-format',
+  ]);
   await ensureNodeModules();
 });
