@@ -37,6 +37,11 @@ export class AtOnce {
     this.mayWait = fileSystem === TMPFS_MAGIC;
   }
 
+  /** On a tmpfs nothing is behind the page cache: fdatasync(2) does nothing there, and need not be asked to. */
+  get hasNoMedium(): boolean {
+    return this.mayWait;
+  }
+
   /** Bytes that were read into the buffers, from the first one on; 0 if none: also for an error, which a second try tells. */
   read(offset: number, buffers: readonly Uint8Array[], length: number): number {
     return this.transfer(0, offset, buffers, length);

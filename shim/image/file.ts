@@ -175,7 +175,7 @@ export class HostFile implements ImageFile {
 
   protected sync(): Promise<void> {
     if (this.failedFlush !== undefined) return Promise.reject(this.failedFlush);
-    if (!this.dirty) return Promise.resolve();
+    if (!this.dirty || this.atOnce?.hasNoMedium === true) return Promise.resolve();
     this.dirty = false;
     return new Promise((resolve, reject) => {
       fs.fdatasync(this.fd, (error) => {

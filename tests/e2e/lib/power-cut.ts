@@ -170,6 +170,7 @@ export async function powerCuts(options: PowerCutOptions): Promise<PowerCutResul
     for (let round = 0; round < cuts; round++) {
       const problem = (text: string): void => {
         problems.push(`cut ${round} of seed ${seed}, ${format}: ${text}`);
+        onProgress?.(text);
       };
       const name = uniqueName();
       const guestRun = new Xenlighten([

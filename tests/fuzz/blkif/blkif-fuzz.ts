@@ -159,7 +159,8 @@ function guardProblem(before: Buffer, now: Buffer, guest: FuzzGuest, calm: boole
   for (let frame = 0; frame < NR_FRAMES; frame++) {
     const rings = frame >= 40 && frame < 118;
     const tables = frame >= 1000 && frame < 1005;
-    const ofHypervisor = frame >= M2P && frame < FRAME_INFO + 8;
+    // The last page of each table is about the frames of grant tables, which a change of version takes into use.
+    const ofHypervisor = frame >= M2P && frame < FRAME_INFO + 7 && frame !== M2P + 7;
     const watched = tables || ofHypervisor || (frame < NR_PAGES + 512 && !rings);
     if (!watched) continue;
     const from = frame * PAGE;
@@ -188,6 +189,7 @@ async function run(seed: number, result: BlkifFuzzResult, options: BlkifFuzzOpti
   };
   const f = setUp({ vcpus: 2 });
   const { memory } = f;
+  if (random.oneIn(3)) void f.d.grants.setVersion(2);
   memory.fill(0, 1000 * PAGE, 0xa5);
   const server = new XenstoreServer({ onInternalError: (error) => problem(`xenstore: ${String(error)}`) });
   server.introduceDomain(f.d.domid);
@@ -344,6 +346,8 @@ async function run(seed: number, result: BlkifFuzzResult, options: BlkifFuzzOpti
           break;
         case 8:
           if (!calm && random.oneIn(6)) f.d.evtchn.close(random.pick(device.ports) ?? 0);
+          // Refused while a grant is held.
+          if (!calm && random.oneIn(200)) await f.d.grants.setVersion(random.below(4));
           break;
         case 9:
           if (random.oneIn(6)) {

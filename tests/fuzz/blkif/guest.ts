@@ -83,10 +83,19 @@ export class FuzzGuest {
     }
   }
 
+  /** Address of an entry: of flags and domain, 16 bits each. */
+  private entry(ref: number): number {
+    return GRANTS * PAGE + ref * (this.o.f.d.grants.version === 2 ? 16 : 8);
+  }
+
   private setGrant(ref: number, frame: number, flags: number): void {
-    const { memory } = this.o.f;
-    memory.setU32(GRANTS * PAGE + ref * 8 + 4, frame);
-    memory.setU32(GRANTS * PAGE + ref * 8, flags >>> 0);
+    const { memory, d } = this.o.f;
+    if (ref >= d.grants.nrEntries) return;
+    if (d.grants.version === 2) {
+      memory.setU32(this.entry(ref) + 4, this.o.random.u32());
+      memory.setU64(this.entry(ref) + 8, BigInt(frame));
+    } else memory.setU32(this.entry(ref) + 4, frame);
+    memory.setU32(this.entry(ref), flags >>> 0);
     this.frameOf.set(ref, frame);
     this.named.add(frame);
     if ((flags & 7) === PERMIT) this.writable.add(frame);
@@ -96,11 +105,11 @@ export class FuzzGuest {
   changeGrant(idle: boolean): void {
     const { random, calm, f } = this.o;
     if (calm && !idle) return;
-    const ref = random.oneIn(4) ? REF_DATA + random.below(300) : REF_DATA + random.below(REF_RINGS - REF_DATA);
+    const ref = random.oneIn(4) ? REF_DATA + random.below(240) : REF_DATA + random.below(REF_RINGS - REF_DATA);
     if (calm && (f.d.grants.isActive(ref) || ref >= REF_READ_ONLY)) return;
     switch (random.below(6)) {
       case 0:
-        f.memory.setU16(GRANTS * PAGE + ref * 8, 0);
+        f.memory.setU16(this.entry(ref), 0);
         break;
       case 1: {
         if (calm) break;
@@ -110,7 +119,7 @@ export class FuzzGuest {
       }
       case 2:
         if (calm) break;
-        f.memory.setU8(GRANTS * PAGE + ref * 8 + random.below(4), random.u32() & 0xff);
+        f.memory.setU8(this.entry(ref) + random.below(f.d.grants.version === 2 ? 8 : 4), random.u32() & 0xff);
         break;
       default:
         this.setGrant(ref, DATA + 2 * random.below(DATA_FRAMES), PERMIT);
@@ -120,7 +129,7 @@ export class FuzzGuest {
   /** 10 changes of grants that are in use: what a guest that fears nothing does. */
   revoke(): void {
     const { random, f } = this.o;
-    for (let i = 0; i < 10; i++) f.memory.setU16(GRANTS * PAGE + (REF_DATA + random.below(80)) * 8, 0);
+    for (let i = 0; i < 10; i++) f.memory.setU16(this.entry(REF_DATA + random.below(80)), 0);
   }
 
   /** Changes something in a ring, in its indexes, or in an indirect page. */
