@@ -351,8 +351,8 @@ static void sleep_until(struct vp *vp, bool (*done)(struct vp *vp, void *arg), v
 {
     runstate_change(vp, RUNSTATE_blocked);
     vp_set_running(vp, false);
-    /* Kicks for other VPs are VP 0's to pass on: it must not keep interrupts off meanwhile. */
-    bool may_poll = vp->short_sleep && hv->poll_ns && (dom->nr_vps == 1 || vp->id != 0);
+    /* Not with several VPs: they may be more than the host has processors, and VP 0 has the others' kicks to pass on. */
+    bool may_poll = vp->short_sleep && dom->nr_vps == 1;
     u64 began = system_time();
     for (;;) {
         serve_kick(vp);

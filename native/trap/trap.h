@@ -522,7 +522,7 @@ struct hv_ops {
     const char *name;
     /* All kicks arrive at VP 0, which passes them on. */
     bool kick_vp0_only;
-    /* Before a VP halts it looks out for what may end the halt, for that long (events.c); 0: the host does that, or nobody. */
+    /* Before its only VP halts, it looks out for what may end the halt, for that long (events.c); 0: the host does that. */
     u32 poll_ns;
     void (*init_vp)(struct vp *vp);
     /* On VP 0, once: makes the other VPs run the module's start code. NULL: the engine has started them. */
