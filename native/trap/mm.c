@@ -20,12 +20,16 @@ void mm_init(void)
         ASSERT(mfn_valid(dom->user_l3_module) && fi_owner(fi_load(dom->user_l3_module)) == TRAP_FI_OWNER_NONE);
 }
 
+bool mm_initial_tables;
+
 void mm_boot_root(struct vp *vp, u64 l4_mfn)
 {
+    mm_initial_tables = true;
     /* As Xen's builder leaves it: one pin, and one reference for the root. */
     long rc = mm_pin(vp, l4_mfn, TRAP_FI_L4);
     if (rc == 0)
         rc = mm_new_kernel_root(vp, l4_mfn);
+    mm_initial_tables = false;
     if (rc) {
         mm_report_refusal(vp, "initial root", l4_mfn, rc);
         domain_crash(vp, TRAP_CRASH_BOOT, "the initial L4 table at MFN %lx is refused: error %d", l4_mfn, (int)rc);

@@ -58,10 +58,15 @@ static inline bool mfn_is_ours(u64 mfn)
 {
     return mfn_valid(mfn) && fi_owner(fi_load(mfn)) != TRAP_FI_OWNER_NONE;
 }
+/*
+ * The builder's tables are being validated. They map all that the guest starts with, and as Xen's without NX; what of it
+ * is code, the shim has marked.
+ */
+extern bool mm_initial_tables;
 /* An L1 entry is about to map a frame of the domain's. */
 static inline void mm_note_executable(u64 entry)
 {
-    if (unlikely(!(entry & PTE_NX)) && !(fi_load(PTE_MFN(entry)) & TRAP_FI_EXECUTABLE))
+    if (unlikely(!(entry & PTE_NX)) && !mm_initial_tables && !(fi_load(PTE_MFN(entry)) & TRAP_FI_EXECUTABLE))
         __atomic_or_fetch(&frame_info[PTE_MFN(entry)], TRAP_FI_EXECUTABLE, __ATOMIC_SEQ_CST);
 }
 static inline bool is_module_slot(u32 slot)

@@ -15,6 +15,7 @@ import {
   TRAP_CRASH,
   TRAP_EFFECT,
   TRAP_ENGINE,
+  TRAP_FI,
   TRAP_MBOX,
   TrapCpuid,
   TrapCrash,
@@ -133,6 +134,8 @@ export interface CrashFacts {
 }
 
 const PF_X = 1;
+/** In the high half of a frame_info word. */
+const FRAME_EXECUTABLE = Number(TRAP_FI.TRAP_FI_EXECUTABLE >> 32n);
 const STORE_PORT = 1;
 const CONSOLE_PORT = 2;
 const DEFAULT_PORTS = 1024;
@@ -411,7 +414,15 @@ export class Domain {
       });
       domainMemory.writeM2p(layout.m2pGpa);
       maskUpcalls(memory, layout);
-      const domain = new Domain(config, textOf(kernel), partition, layout, built, guestRing, cpuidRows, tsc, log);
+      const text = textOf(kernel);
+      for (const { start, end } of text) {
+        // What of the initial mapping is code: see mm_initial_tables in native/trap/mm.h.
+        const { virtBase } = built.plan;
+        const last = Number((end - 1n - virtBase) >> 12n);
+        for (let pfn = Number((start - virtBase) >> 12n); pfn <= last; pfn++)
+          memory.or32(layout.frameInfoGpa + domainMemory.mfnOf(pfn) * 8 + 4, FRAME_EXECUTABLE);
+      }
+      const domain = new Domain(config, text, partition, layout, built, guestRing, cpuidRows, tsc, log);
       for (const disk of config.disks?.list() ?? []) await domain.blocks.attach(disk);
       return domain;
     } catch (error) {
