@@ -136,9 +136,10 @@ function masked(vcpus: number): (readonly [number, number])[] {
 
 /**
  * The module marks a frame whose last writable mapping has gone, and flushes TLBs only if the frame becomes a table
- * before the next flush. The TypeScript version flushes at once and needs no mark.
+ * before the next flush. The TypeScript version flushes at once and needs no mark. A frame that may have been executable is
+ * marked by whoever thinks that the entry is one of a table: they drop tables at different moments.
  */
-const FRAME_INFO_IGNORED = TRAP_FI.TRAP_FI_STALE_RW | TRAP_FI.TRAP_FI_EPOCH_MASK;
+const FRAME_INFO_IGNORED = TRAP_FI.TRAP_FI_STALE_RW | TRAP_FI.TRAP_FI_EPOCH_MASK | TRAP_FI.TRAP_FI_EXECUTABLE;
 
 /** The program died: a bug of the C side. */
 export class ProgramEnded extends Error {}
