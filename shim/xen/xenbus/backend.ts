@@ -89,9 +89,7 @@ export class XenbusBackend {
     this.again = true;
     if (this.busy) return;
     this.busy = true;
-    void this.follow().finally(() => {
-      this.busy = false;
-    });
+    void this.follow();
   }
 
   private async follow(): Promise<void> {
@@ -105,6 +103,8 @@ export class XenbusBackend {
         if (!this.ended && this.store.exists(this.paths.back)) this.setState(XENBUS.XenbusStateClosing);
       }
     }
+    // In the same step as the last look at `again`: a change must not fall in between.
+    this.busy = false;
   }
 
   private async step(): Promise<void> {

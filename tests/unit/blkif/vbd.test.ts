@@ -266,6 +266,19 @@ test('a front end that says Closing because its disk is mounted is served until 
   expect(w.f.d.grants.isActive(w.store.readNumber(`${w.paths.front}/ring-ref`) as number)).toBe(false);
 });
 
+test.each(Array.from({ length: 24 }, (_, i) => i))(
+  'a state that comes %i microtasks after the last one has been dealt with is not missed',
+  async (microtasks) => {
+    const w = world();
+    await settle();
+    w.connect();
+    for (let i = 0; i < microtasks; i++) await null;
+    w.front('state', XENBUS.XenbusStateClosed);
+    await settle();
+    expect(w.back('state')).toBe('6');
+  },
+);
+
 test('a guest whose driver never came lets go at once; one that removes its directory is gone', async () => {
   const w = world();
   await settle();
