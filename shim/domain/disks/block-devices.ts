@@ -165,6 +165,7 @@ export class BlockDevices {
     const scratch = this.o.scratch.take();
     if (scratch === undefined) throw new BlockDeviceError('too many disks');
     const storvsc = await this.open(disk, scratch);
+    if (disk.spec.discard === false) storvsc.canUnmap = false;
     const complain = (error: unknown, what: string): void =>
       xen.complain({ disk: vdev.name, why: error instanceof Error ? error.message : String(error) }, what);
     const counts = this.counted.get(vdev.name) ?? noBlkifCounts();
@@ -196,7 +197,7 @@ export class BlockDevices {
         type: 'phy',
         mode: readOnly ? 'r' : 'w',
         'device-type': cdrom ? 'cdrom' : 'disk',
-        'discard-enable': storvsc.canUnmap && disk.spec.discard !== false ? 1 : 0,
+        'discard-enable': storvsc.canUnmap ? 1 : 0,
       },
     });
     let tell = (): void => undefined;

@@ -167,3 +167,15 @@ test('a disk that is late and goes with the domain stays its', async () => {
   await settle();
   expect(late).toEqual([]);
 });
+
+test.each([
+  [undefined, '1'],
+  [true, '1'],
+  [false, undefined],
+])('discard %j in the configuration: feature-discard is %j', async (discard, offered) => {
+  const { devices, store, paths } = world();
+  await devices.attach(disk({ ...(discard === undefined ? {} : { discard }) }));
+  await settle();
+  expect(store.read(`${paths.back}/feature-discard`)).toBe(offered);
+  await devices.end();
+});
