@@ -102,13 +102,16 @@ static bool park_if_asked(struct vp *vp)
     set_parked(vp, true);
     while (load_acquire(&dom->stop_request)) {
         hv->idle(vp);
+        /*
+         * While the flag is set, the shim thinks that a kick is on its way: clear first, then look, or what it asks for in
+         * between is not noticed before something else comes.
+         */
+        if (READ_ONCE(vp->s->kick))
+            __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
         if (READ_ONCE(vp->s->requests))
             vp_serve_requests(vp);
         if (vp->id == 0)
             renew_code(vp);
-        /* While the flag is set, the shim thinks that a kick is on its way: the one that ends the stop needs it clear. */
-        if (READ_ONCE(vp->s->kick))
-            __atomic_exchange_n(&vp->s->kick, 0, __ATOMIC_SEQ_CST);
     }
     set_parked(vp, false);
     vp_set_running(vp, running);

@@ -314,6 +314,10 @@ export class Domain {
       renewal: this.renewal,
       trace: () => this.tracer?.disk,
       onIdle: () => this.vpStop.look(),
+      onLateDetach: (disk) => {
+        log.info({ disk: disk.spec.vdev.name }, 'the guest has let go of a disk at last: it is detached');
+        config.disks?.remove(disk).catch((err: unknown) => log.error({ err }, 'closing a disk'));
+      },
     });
     this.xenstore.introduceDomain(this.domid);
     const store = evtchn.connectBackend(STORE_PORT, () => this.storeRing.service());

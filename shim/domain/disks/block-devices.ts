@@ -70,9 +70,14 @@ interface Device {
   readonly backend: XenbusBackend;
   readonly paths: DevicePaths;
   readonly scratch: number;
-  /** Resolves when the device has gone. */
+  /** Resolves when the device has gone, one way or another. */
   readonly gone: Promise<void>;
+  tellGone(): void;
+  /** It has gone because the guest let go of it. */
+  letGo: boolean;
   detaching: boolean;
+  /** Whoever wanted it detached has been told that the guest does not let go. */
+  late: boolean;
   removed: Promise<void> | undefined;
 }
 
@@ -91,6 +96,8 @@ export interface BlockDevicesOptions {
   readonly log: Logger;
   /** `pending` has become 0. */
   readonly onIdle: () => void;
+  /** The guest has let go of a disk after detach() had given up. */
+  readonly onLateDetach?: (disk: GuestDisk) => void;
   /** For engines that emulate. */
   readonly renewal?: CodeRenewal | undefined;
   /** Gets the times of requests, by the disk's name, while a trace is written. */
@@ -99,6 +106,8 @@ export interface BlockDevicesOptions {
 
 export class BlockDevices {
   private readonly devices = new Map<number, Device>();
+  /** By number: disks on their way. */
+  private readonly attaching = new Map<number, Promise<void>>();
   /** Numbers whose directories have gone, by the directory; resolved when the guest has noticed. */
   private readonly vanished = new Map<string, { readonly noticed: Promise<void>; notice(): void }>();
   private readonly counted = new Map<string, BlkifCounts>();
@@ -118,22 +127,45 @@ export class BlockDevices {
 
   /** Offers a disk to the guest. Rejects with BlockDeviceError when its number is taken or there is no room. */
   async attach(disk: GuestDisk): Promise<void> {
-    const { xen, store, memory, log } = this.o;
-    const { vdev, cdrom, readOnly } = disk.spec;
-    if (this.ended) throw new BlockDeviceError('the domain is ending');
+    const { vdev } = disk.spec;
+    this.checkRuns();
     this.checkFree(vdev);
-    await this.vanished.get(devicePaths(xen.domid, TYPE, vdev.id).front)?.noticed;
-    this.checkFree(vdev);
-    if (this.ended) throw new BlockDeviceError('the domain is ending');
-    const scratch = this.o.scratch.take();
-    if (scratch === undefined) throw new BlockDeviceError('too many disks');
-    let storvsc: Storvsc;
+    const work = this.offer(disk);
+    this.attaching.set(vdev.id, work);
     try {
-      storvsc = await Storvsc.open(disk.vsp, memory, scratch);
+      await work;
+    } finally {
+      this.attaching.delete(vdev.id);
+    }
+  }
+
+  private checkRuns(): void {
+    if (this.ended) throw new BlockDeviceError('the domain is ending');
+  }
+
+  /** The channel to the disk. */
+  private async open(disk: GuestDisk, scratch: number): Promise<Storvsc> {
+    try {
+      const storvsc = await Storvsc.open(disk.vsp, this.o.memory, scratch);
+      if (!this.ended) return storvsc;
+      await storvsc.close();
+      this.checkRuns();
+      return storvsc;
     } catch (error) {
       this.o.scratch.give(scratch);
       throw error;
     }
+  }
+
+  private async offer(disk: GuestDisk): Promise<void> {
+    const { xen, store, log } = this.o;
+    const { vdev, cdrom, readOnly } = disk.spec;
+    await this.vanished.get(devicePaths(xen.domid, TYPE, vdev.id).front)?.noticed;
+    this.checkRuns();
+    const scratch = this.o.scratch.take();
+    if (scratch === undefined) throw new BlockDeviceError('too many disks');
+    const storvsc = await this.open(disk, scratch);
+    if (disk.spec.discard === false) storvsc.canUnmap = false;
     const complain = (error: unknown, what: string): void =>
       xen.complain({ disk: vdev.name, why: error instanceof Error ? error.message : String(error) }, what);
     const counts = this.counted.get(vdev.name) ?? noBlkifCounts();
@@ -165,14 +197,18 @@ export class BlockDevices {
         type: 'phy',
         mode: readOnly ? 'r' : 'w',
         'device-type': cdrom ? 'cdrom' : 'disk',
-        'discard-enable': storvsc.canUnmap && disk.spec.discard !== false ? 1 : 0,
+        'discard-enable': storvsc.canUnmap ? 1 : 0,
       },
     });
     let tell = (): void => undefined;
     const gone = new Promise<void>((resolve) => {
       tell = resolve;
     });
-    const backend = new XenbusBackend(store, paths, vbd, { gone: () => tell(), complain });
+    const letGo = (): void => {
+      device.letGo = true;
+      tell();
+    };
+    const backend = new XenbusBackend(store, paths, vbd, { gone: letGo, complain });
     const device: Device = {
       disk,
       storvsc,
@@ -181,16 +217,25 @@ export class BlockDevices {
       paths,
       scratch,
       gone,
+      tellGone: () => tell(),
+      letGo: false,
       detaching: false,
+      late: false,
       removed: undefined,
     };
     this.devices.set(vdev.id, device);
-    void gone.then(() => this.remove(device)).catch((error: unknown) => log.error({ err: error }, 'removing a disk'));
+    void gone
+      .then(() => this.remove(device))
+      .then(() => {
+        if (device.late && device.letGo) this.o.onLateDetach?.(disk);
+      })
+      .catch((error: unknown) => log.error({ err: error }, 'removing a disk'));
   }
 
   /** BlockDeviceError when the number is taken. */
   checkFree(vdev: Vdev): void {
     if (this.devices.has(vdev.id)) throw new BlockDeviceError(`${vdev.name} is attached already`);
+    if (this.attaching.has(vdev.id)) throw new BlockDeviceError(`${vdev.name} is being attached already`);
   }
 
   /** The number of the disk with this name, or this number. BlockDeviceError when there is none. */
@@ -217,11 +262,14 @@ export class BlockDevices {
       });
       const timeout = await Promise.race([device.gone.then(() => false), late]);
       clearTimeout(timer);
-      if (timeout)
+      if (timeout) {
+        device.late = true;
         throw new BlockDeviceError(
           `the guest has not let go of ${device.disk.spec.vdev.name} within ${DETACH_MS / 1000} s: it may be mounted`,
           true,
         );
+      }
+      if (!device.letGo) this.checkRuns();
     }
     await this.remove(device);
     return device.disk;
@@ -256,6 +304,7 @@ export class BlockDevices {
     await device.storvsc.close();
     this.o.scratch.give(device.scratch);
     this.devices.delete(id);
+    device.tellGone();
     if (this.ended) return;
     removeDeviceNodes(this.o.store, this.o.xen.domid, TYPE, id);
     this.awaitNotice(device.paths.front);
@@ -316,6 +365,8 @@ export class BlockDevices {
   /** The domain ends: resolves when no VSP touches its memory any more. The disks stay open. */
   async end(): Promise<void> {
     this.ended = true;
+    for (const { notice } of [...this.vanished.values()]) notice();
+    await Promise.allSettled(this.attaching.values());
     await Promise.all([...this.devices.values()].map((device) => this.remove(device)));
   }
 }

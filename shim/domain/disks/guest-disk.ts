@@ -59,6 +59,8 @@ export class GuestDisk {
 /** The disks that a guest has, over all its lives: what was attached while it ran is there after a reboot, too. */
 export class GuestDisks {
   private readonly disks: GuestDisk[] = [];
+  /** Of disks that are no longer in the list. */
+  private readonly closing = new Set<Promise<void>>();
 
   private constructor(
     private readonly snapshot: boolean,
@@ -92,11 +94,18 @@ export class GuestDisks {
   async remove(disk: GuestDisk): Promise<void> {
     const at = this.disks.indexOf(disk);
     if (at >= 0) this.disks.splice(at, 1);
-    await disk.close();
+    const closed = disk.close();
+    this.closing.add(closed);
+    try {
+      await closed;
+    } finally {
+      this.closing.delete(closed);
+    }
   }
 
-  /** Closes all; what goes wrong is logged. */
+  /** Closes all, and waits for those that are being removed; what goes wrong is logged. */
   async close(): Promise<void> {
+    await Promise.allSettled(this.closing);
     for (const disk of this.disks.splice(0))
       await disk.close().catch((err: unknown) => this.log.error({ err, disk: disk.spec.vdev.name }, 'closing a disk'));
   }

@@ -243,6 +243,7 @@ export class BlkifQueue {
   async close(): Promise<void> {
     this.closed = true;
     if (this.immediate !== undefined) clearImmediate(this.immediate);
+    this.immediate = undefined;
     if (this.inFlight > 0)
       await new Promise<void>((resolve) => {
         const other = this.idle;

@@ -8,11 +8,12 @@
  *   1 Initialising        2 InitWait: the features are offered (also after an earlier front end has closed)
  *   3 Initialised,
  *   4 Connected           connect(), then 4 Connected; on failure 5 Closing
- *   5 Closing             disconnect(), 5 Closing
+ *   5 Closing             5 Closing; it may still use the device, see below
  *   6 Closed              disconnect(), 6 Closed; if the device is on its way out (online = 0): gone()
  *   directory removed     disconnect(), gone()
  *
- * Quirks: a state that is no number, or makes no sense now, is ignored. Work that takes time (connect, disconnect) is
+ * Quirks: Linux before 5.14, asked to let go of a disk that is mounted, says Closing and goes on using it until it is
+ * unmounted, so that only Closed means that it does not. A state that is no number, or makes no sense now, is ignored. Work that takes time (connect, disconnect) is
  * done one after the other; the state is looked at again afterwards, so that a guest that changes its mind meanwhile
  * ends where it wants to be.
  */
@@ -88,9 +89,7 @@ export class XenbusBackend {
     this.again = true;
     if (this.busy) return;
     this.busy = true;
-    void this.follow().finally(() => {
-      this.busy = false;
-    });
+    void this.follow();
   }
 
   private async follow(): Promise<void> {
@@ -104,6 +103,8 @@ export class XenbusBackend {
         if (!this.ended && this.store.exists(this.paths.back)) this.setState(XENBUS.XenbusStateClosing);
       }
     }
+    // In the same step as the last look at `again`: a change must not fall in between.
+    this.busy = false;
   }
 
   private async step(): Promise<void> {
@@ -127,7 +128,6 @@ export class XenbusBackend {
         if (!this.ended && store.readNumber(`${paths.back}/online`) === 1) this.setState(XENBUS.XenbusStateConnected);
         return;
       case XENBUS.XenbusStateClosing:
-        await this.letGo();
         this.setState(XENBUS.XenbusStateClosing);
         return;
       case XENBUS.XenbusStateClosed:

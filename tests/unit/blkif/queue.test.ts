@@ -436,6 +436,21 @@ test('close waits for what is under way and answers nothing any more', async () 
   expect(w.front.index('rsp_prod')).toBe(0);
 });
 
+test('a queue that is closed while more of its ring waits to be looked at is idle when the last request has ended', async () => {
+  const w = world();
+  for (let i = 0; i < REQUESTS_PER_TURN + 1; i++) w.front.request(OP.BLKIF_OP_FLUSH_DISKCACHE, BigInt(i), 0n, []);
+  w.front.push();
+  w.queue.service();
+  expect(w.queue.pending).toBe(REQUESTS_PER_TURN + 1);
+  const closed = w.queue.close();
+  const before = w.events.idle;
+  for (const { done } of w.target.calls) done(true);
+  await closed;
+  expect(w.queue.pending).toBe(0);
+  // Whoever pauses the domain waits for this.
+  expect(w.events.idle).toBe(before + 1);
+});
+
 test('a ring that was used before goes on where it was', async () => {
   const f = setUp();
   const front = new Front(f, [40]);

@@ -242,6 +242,43 @@ test('a detach is offered to the guest, which lets go', async () => {
   expect(w.gone()).toBe(1);
 });
 
+test('a front end that says Closing because its disk is mounted is served until it says Closed', async () => {
+  const w = world();
+  await settle();
+  const ring = w.connect();
+  await settle();
+  const port = w.store.readNumber(`${w.paths.front}/event-channel`) as number;
+  w.backend.close();
+  await settle();
+  w.front('state', XENBUS.XenbusStateClosing);
+  await settle();
+  expect(w.back('state')).toBe('5');
+  ring.request(OP.BLKIF_OP_FLUSH_DISKCACHE, 5n, 0n, []);
+  ring.push();
+  w.f.d.evtchn.notifyBackend(port);
+  await settle();
+  expect(ring.take()).toMatchObject([{ id: 5n, status: 0 }]);
+  expect(w.gone()).toBe(0);
+  w.front('state', XENBUS.XenbusStateClosed);
+  await settle();
+  expect(w.back('state')).toBe('6');
+  expect(w.gone()).toBe(1);
+  expect(w.f.d.grants.isActive(w.store.readNumber(`${w.paths.front}/ring-ref`) as number)).toBe(false);
+});
+
+test.each(Array.from({ length: 24 }, (_, i) => i))(
+  'a state that comes %i microtasks after the last one has been dealt with is not missed',
+  async (microtasks) => {
+    const w = world();
+    await settle();
+    w.connect();
+    for (let i = 0; i < microtasks; i++) await null;
+    w.front('state', XENBUS.XenbusStateClosed);
+    await settle();
+    expect(w.back('state')).toBe('6');
+  },
+);
+
 test('a guest whose driver never came lets go at once; one that removes its directory is gone', async () => {
   const w = world();
   await settle();
