@@ -130,6 +130,14 @@ export class BlockDevices {
     let storvsc: Storvsc;
     try {
       storvsc = await Storvsc.open(disk.vsp, memory, scratch);
+      try {
+        // What may have become different meanwhile.
+        if (this.ended) throw new BlockDeviceError('the domain is ending');
+        this.checkFree(vdev);
+      } catch (error) {
+        await storvsc.close();
+        throw error;
+      }
     } catch (error) {
       this.o.scratch.give(scratch);
       throw error;
@@ -316,6 +324,8 @@ export class BlockDevices {
   /** The domain ends: resolves when no VSP touches its memory any more. The disks stay open. */
   async end(): Promise<void> {
     this.ended = true;
+    // Nobody is to wait for the guest any more, nor keep its memory alive for that.
+    for (const { notice } of [...this.vanished.values()]) notice();
     await Promise.all([...this.devices.values()].map((device) => this.remove(device)));
   }
 }
