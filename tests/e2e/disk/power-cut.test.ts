@@ -12,10 +12,11 @@ const missing = powerCutProblem();
 afterEach(endAll);
 
 (missing === undefined ? describe : describe.skip)(missing ?? 'kill -9 at random moments', () => {
-  test.each([
+  const formats = [
     { format: 'raw', share: Math.ceil(cuts / 2) },
     { format: 'vhd', share: Math.floor(cuts / 2) },
-  ] as const)(
+  ] as const;
+  test.each(formats.filter(({ share }) => share > 0))(
     '$format, $share times: nothing that was synced is lost, nothing is left behind',
     async ({ format, share }) => {
       const result = await powerCuts({

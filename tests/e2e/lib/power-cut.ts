@@ -146,6 +146,19 @@ function openFiles(wanted: (target: string) => boolean, only?: number): Map<stri
   return found;
 }
 
+/**
+ * Who has one of the files of `memory` (as openFiles() names them) or the image open. A process that is ending may take a
+ * moment to let go: waits up to 5 s for it.
+ */
+async function stillOpen(memory: ReadonlyMap<string, string>, image: string): Promise<string[]> {
+  for (let tries = 0; ; tries++) {
+    const open = openFiles((target) => target.startsWith('/memfd:xenlighten') || target.startsWith(image));
+    const found = [...open].filter(([file, who]) => memory.has(file) || who.startsWith(image)).map(([, who]) => who);
+    if (found.length === 0 || tries >= 50) return found;
+    await sleep(100);
+  }
+}
+
 export async function powerCuts(options: PowerCutOptions): Promise<PowerCutResult> {
   const { format, cuts, seed, onProgress } = options;
   const random = new Random(seed);
@@ -186,9 +199,7 @@ export async function powerCuts(options: PowerCutOptions): Promise<PowerCutResul
       if (signal !== 'SIGKILL') problem(`it had ended by itself: ${guestRun.stderr.slice(-500)}`);
       if (/MOUNT FAILED|I\/O error|EXT4-fs error/.test(guestRun.stdout)) problem(guestRun.stdout.slice(-1500));
       for (const left of await leftovers(name)) problem(`left behind: ${left}`);
-      for (const [file, who] of openFiles((target) => target.startsWith('/memfd:xenlighten')))
-        if (memory.has(file)) problem(`its memory is still there: ${who}`);
-      for (const who of openFiles((target) => target.startsWith(image)).values()) problem(`still open: ${who}`);
+      for (const who of await stillOpen(memory, image)) problem(`still open: ${who}`);
 
       // What a reboot would find: a copy, because the next guest is to find the image as it is.
       const copy = path.join(work, 'copy.raw');

@@ -88,6 +88,8 @@ async function heapInUse(): Promise<number> {
 
 /** What of a device's inside the oracles have to see. */
 interface Inside {
+  /** Directories that the guest has not yet noticed to be gone; notice() says that it has. */
+  readonly vanished: Map<string, { notice(): void }>;
   readonly devices: Map<
     number,
     {
@@ -275,8 +277,10 @@ async function run(seed: number, result: BlkifFuzzResult, options: BlkifFuzzOpti
   };
   const detaching: Promise<unknown>[] = [];
   const attached = [false, false];
+  const inside = devices as unknown as Inside;
   const attach = async (n: number): Promise<void> => {
     late[n]!.atOnce = true;
+    for (const { notice } of [...inside.vanished.values()]) notice();
     try {
       await devices.attach(disks[n]!);
       attached[n] = true;
@@ -286,7 +290,6 @@ async function run(seed: number, result: BlkifFuzzResult, options: BlkifFuzzOpti
     }
     late[n]!.atOnce = false;
   };
-  const inside = devices as unknown as Inside;
   const openRings = (): SharedRing[] =>
     [...inside.devices.values()].flatMap(({ vbd }) => vbd.connections.map(({ queue }) => queue.o.ring));
   const idle = (): boolean => devices.pending === 0 && openRings().every((ring) => ring.outstanding === 0);
@@ -374,9 +377,11 @@ async function run(seed: number, result: BlkifFuzzResult, options: BlkifFuzzOpti
           const front = guest.anyFront([device]);
           if (front === undefined) break;
           for (let i = 1 + random.below(random.oneIn(10) ? 300 : 12); i > 0; i--) guest.request(device, front);
-          if (calm || !random.oneIn(50)) front.push();
+          if (calm || !random.oneIn(20)) front.push();
           else {
             guest.sendBack(front);
+            notify(device);
+            for (let turns = random.below(60); turns > 0; turns--) await pause();
           }
           if (!random.oneIn(8)) notify(device);
           if (calm || random.oneIn(2)) guest.take(front);

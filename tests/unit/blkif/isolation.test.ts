@@ -261,3 +261,22 @@ test.each<[string, (w: World) => void]>([
     for (let ref = 0; ref < 512; ref++) expect(w.f.d.grants.isActive(ref)).toBe(false);
   },
 );
+
+test('disks that are attached at the same time: to one number comes one, and none after the end', async () => {
+  const w = await world();
+  const make = (n: number, vdev: { id: number; name: string }): GuestDisk => {
+    const disk = new TestDisk();
+    const vsp = new StorageVsp({
+      instanceId: `00000000-0000-0000-0000-0000000000${n}`,
+      luns: [{ target: 0, lun: 0, device: new ScsiDisk(disk, { serial: vdev.name }) }],
+    });
+    return { spec: { vdev, cdrom: false, readOnly: false, path: disk.path }, image: disk, vsp } as unknown as GuestDisk;
+  };
+  const third = { id: 51744, name: 'xvdc' };
+  const results = await Promise.allSettled([make(10, third), make(11, third)].map((disk) => w.devices.attach(disk)));
+  expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected']);
+  expect(w.devices.list().map(({ vdev }) => vdev)).toEqual(['xvd0', 'xvd1', 'xvdc']);
+  const late = w.devices.attach(make(12, { id: 51760, name: 'xvdd' }));
+  await Promise.all([w.devices.end(), expect(late).rejects.toThrow('the domain is ending')]);
+  expect(w.devices.list()).toEqual([]);
+});
