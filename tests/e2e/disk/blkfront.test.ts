@@ -179,7 +179,12 @@ test('a disk is attached and detached while the guest uses it; a mounted one sta
   run.type('(while true; do dd if=/dev/zero of=/dev/xvda bs=64k count=400 oflag=direct; done) 2>/dev/null &\n');
   for (let round = 0; round < 3; round++) {
     expect(await xenlighten('block-attach', name, `${second},raw,xvdb,w`)).toMatchObject({ status: 0, stderr: '' });
-    await ask(run, 'while [ ! -b /dev/xvdb ]; do sleep 0.05; done');
+    await ask(run, 'while [ ! -b /dev/xvdb ]; do sleep 0.05; done').catch(async (error: Error) => {
+      const { stdout } = await xenlighten('block-list', name);
+      run.type('\x03dmesg | tail -n 12; ls /sys/bus/xen/devices; cat /sys/bus/xen/devices/vbd-51728/state\n');
+      await new Promise((resolve) => setTimeout(resolve, 5000));
+      throw new Error(`the guest has not found the disk: ${error.message}\n${stdout}\n${run.stdout.slice(-3000)}`);
+    });
     await ask(run, `echo round ${round} | dd of=/dev/xvdb bs=4k conv=sync,fsync 2>/dev/null`);
     const list = (await xenlighten('block-list', name)).stdout;
     expect(list.split('\n')[0]).toMatch(/^Vdev +BE +handle +state +evt-ch +ring-ref +BE-path/);
