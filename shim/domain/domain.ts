@@ -461,6 +461,9 @@ export class Domain {
     const { disks } = this.config;
     if (disks === undefined) throw new BlockDeviceError('this domain was started without disks of its own');
     this.blocks.checkFree(spec.vdev);
+    // One that the guest has thrown away, by removing its directory, would come again with the next life.
+    const thrownAway = disks.list().find(({ spec: { vdev } }) => vdev.id === spec.vdev.id);
+    if (thrownAway !== undefined) await disks.remove(thrownAway);
     const disk = await disks.add(spec);
     try {
       await this.blocks.attach(disk);

@@ -4,6 +4,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import pino from 'pino';
+import { type DiskSpec, parseDiskSpec } from '../../../shim/domain/disks/disk-spec';
+import { GuestDisks } from '../../../shim/domain/disks/guest-disk';
+import { Domain } from '../../../shim/domain/domain';
 import { type DiskGuest, diskGuest } from '../lib/disk-guest';
 import { compile } from '../lib/guest-image';
 import { endAll, leftovers, uniqueName, Xenlighten, xenlighten } from '../lib/xenlighten';
@@ -206,6 +210,29 @@ test('a disk is attached and detached while the guest uses it; a mounted one sta
   expect((await xenlighten('block-detach', name, 'xvdq')).stderr).toContain('no disk xvdq: the guest has xvda');
   run.type('poweroff -f\n');
   expect((await run.ended).status).toBe(0);
+});
+
+test('a disk that the guest has thrown away can be replaced, and the guest can start again', async () => {
+  const log = pino({ level: 'silent' });
+  const spec = (name: string, vdev: string): DiskSpec =>
+    parseDiskSpec(`${image(name, 8192)},raw,${vdev},w`, 'test').disk;
+  const disks = await GuestDisks.open([spec('kept.img', 'xvda'), spec('thrown.img', 'xvdb')], false, log);
+  const config = { kernel: guest.kernel, cmdline: '', memory: 512, guestRing: 'auto' as const, disks };
+  const domain = await Domain.create({ ...config, name: uniqueName() }, log);
+  try {
+    domain.toolstack.rm('/local/domain/1/device/vbd/51728');
+    while (domain.blocks.list().length > 1) await new Promise((resolve) => setImmediate(resolve));
+    // The same file: nobody has it open any more.
+    await domain.attachDisk(spec('thrown.img', 'xvdb'));
+    await expect(domain.attachDisk(spec('other.img', 'xvdb'))).rejects.toThrow('xvdb is attached already');
+    await domain.destroy();
+    const next = await Domain.create({ ...config, name: uniqueName() }, log);
+    expect(next.blocks.list().map(({ vdev }) => vdev)).toEqual(['xvda', 'xvdb']);
+    await next.destroy();
+  } finally {
+    await domain.destroy();
+    await disks.close();
+  }
 });
 
 describe.each(['1', '3'])('ring %s', (ring) => {
