@@ -163,7 +163,7 @@ export class BlockDevices {
     await this.vanished.get(devicePaths(xen.domid, TYPE, vdev.id).front)?.noticed;
     this.checkRuns();
     const scratch = this.o.scratch.take();
-    if (scratch === undefined) throw new BlockDeviceError('too many disks');
+    if (scratch === undefined) throw new BlockDeviceError(`too many disks: ${this.o.scratch.blocks} at most`);
     const storvsc = await this.open(disk, scratch);
     if (disk.spec.discard === false) storvsc.canUnmap = false;
     const complain = (error: unknown, what: string): void =>
