@@ -17,7 +17,7 @@ void serve_events(struct vp *vp, struct trap_regs *regs);
 /* Stores a quadword for the guest, or goes to `fault`. The range has been checked. */
 #define PUT_QUAD(base, offset, value, fault)                                                                           \
     __asm__ goto("1: movq %1, %c2(%0)\n"                                                                               \
-                 ".pushsection .ex_table, \"a\", @progbits\n"                                                         \
+                 ".pushsection .ex_table, \"a\", @progbits\n"                                                          \
                  ".balign 8\n"                                                                                         \
                  ".quad 1b, %l3\n"                                                                                     \
                  ".popsection"                                                                                         \
@@ -28,7 +28,7 @@ void serve_events(struct vp *vp, struct trap_regs *regs);
 /* Reads one from the guest. */
 #define GET_QUAD(value, base, offset, fault)                                                                           \
     __asm__ goto("1: movq %c2(%1), %0\n"                                                                               \
-                 ".pushsection .ex_table, \"a\", @progbits\n"                                                         \
+                 ".pushsection .ex_table, \"a\", @progbits\n"                                                          \
                  ".balign 8\n"                                                                                         \
                  ".quad 1b, %l3\n"                                                                                     \
                  ".popsection"                                                                                         \

@@ -63,10 +63,17 @@ static inline bool mfn_is_ours(u64 mfn)
  * is code, the shim has marked.
  */
 extern bool mm_initial_tables;
-/* An L1 entry is about to map a frame of the domain's. */
-static inline void mm_note_executable(u64 entry)
+/*
+ * A present L1 entry has replaced `old` (0: its whole table is new). What it leaves executable has been noted before, or
+ * is of the initial tables: Linux makes .rodata and the gaps beside it read-only, then NX, then frees the gaps.
+ */
+static inline void mm_note_executable(u64 old, u64 entry)
 {
-    if (unlikely(!(entry & PTE_NX)) && !mm_initial_tables && !(fi_load(PTE_MFN(entry)) & TRAP_FI_EXECUTABLE))
+    if (likely(entry & PTE_NX) || mm_initial_tables)
+        return;
+    if ((old & PTE_P) && !(old & PTE_NX) && PTE_MFN(old) == PTE_MFN(entry))
+        return;
+    if (mfn_is_ours(PTE_MFN(entry)) && !(fi_load(PTE_MFN(entry)) & TRAP_FI_EXECUTABLE))
         __atomic_or_fetch(&frame_info[PTE_MFN(entry)], TRAP_FI_EXECUTABLE, __ATOMIC_SEQ_CST);
 }
 static inline bool is_module_slot(u32 slot)

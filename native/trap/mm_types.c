@@ -88,7 +88,6 @@ static long get_leaf(struct vp *vp, u64 entry)
         return mm_no_ram_error(mfn);
     switch (fi_owner(fi_load(mfn))) {
     case TRAP_FI_OWNER_DOMAIN:
-        mm_note_executable(entry);
         return (entry & PTE_RW) && mm_get_type(vp, mfn, TRAP_FI_WRITABLE) ? E(EBUSY) : 0;
     case TRAP_FI_OWNER_XEN:
         return 0;
@@ -271,8 +270,11 @@ static long validate_table(struct vp *vp, u64 mfn, u32 level)
             }
             u64 fixed = mm_fix_entry(level, entry), seen = entry;
             if (fixed == entry ||
-                __atomic_compare_exchange_n(&table[slot], &seen, fixed, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+                __atomic_compare_exchange_n(&table[slot], &seen, fixed, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+                if (level == 1)
+                    mm_note_executable(0, entry);
                 break;
+            }
             /* Another VP still had the page mapped writable in its TLB, and changed the entry under us. */
             mm_put_target(vp, level, mfn, entry);
             entry = seen;

@@ -100,8 +100,6 @@ static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_
         long rc = mm_get_target(vp, level, mfn, new_val);
         if (unlikely(rc))
             return rc;
-    } else if (present && level == 1 && mfn_is_ours(PTE_MFN(new_val))) {
-        mm_note_executable(new_val);
     }
 
     u64 old = 0;
@@ -116,6 +114,8 @@ static long store_in_table(struct vp *vp, u64 mfn, u32 level, u32 slot, u64 new_
             mm_put_target(vp, level, mfn, new_val);
         return rc;
     }
+    if (present && level == 1)
+        mm_note_executable(old, new_val);
     if (unlikely(level > 1))
         mm_upper_changed(vp);
     else if (unlikely(mfn == mm_scratch.l1_mfn))

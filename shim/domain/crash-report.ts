@@ -16,6 +16,7 @@ import { TRAP_CRASH, TRAP_MBOX, TrapLast, TrapMailbox, TrapRegs, TrapVp } from '
 import { errnoName } from '../../abi/xen/errno';
 import { hypercall, opName, subopFromArgs } from '../../abi/xen/hypercalls';
 import { RUNSTATE } from '../../abi/xen/runstate';
+import type { AddressRange } from '../xen/builder/elf';
 import { type DomainMemory, PAGE_SIZE } from '../xen/domain-memory';
 import { GuestVirtual } from '../xen/guest-virtual';
 
@@ -23,11 +24,6 @@ import { GuestVirtual } from '../xen/guest-virtual';
 export interface SymbolFormatter {
   format(address: bigint): string | undefined;
   readonly source?: string;
-}
-
-export interface AddressRange {
-  readonly start: bigint;
-  readonly end: bigint;
 }
 
 /** The facts of a crash, as the domain hands them out; see Domain's CrashFacts. */

@@ -40,8 +40,8 @@ import { collectStats, type Stats } from '../translate/stats';
 import { Tracer, type TraceSummary } from '../translate/trace';
 import { TraceRing } from '../translate/trace-ring';
 import { type BuiltDomain, buildDomain } from '../xen/builder/builder';
+import { type AddressRange, codeRanges } from '../xen/builder/elf';
 import { hypercallPage } from '../xen/builder/hypercall-page';
-import type { Kernel } from '../xen/builder/image';
 import { DomainMemory as BuilderMemory, type PfnRun } from '../xen/builder/memory';
 import { GuestConsole } from '../xen/console/console';
 import { nativeCpuid } from '../xen/cpuid-native';
@@ -58,7 +58,6 @@ import { XenstoreServer } from '../xen/xenstore/server';
 import { createDomainNodes } from '../xen/xenstore/toolstack-nodes';
 import { type Ahead, beginAhead } from './ahead';
 import { applyCpuidSettings, type CpuidSetting, hideByName, missingFeatures } from './cpuid-option';
-import type { AddressRange } from './crash-report';
 import { BlockDeviceError, BlockDevices } from './disks/block-devices';
 import type { DiskSpec } from './disks/disk-spec';
 import type { GuestDisks } from './disks/guest-disk';
@@ -133,7 +132,6 @@ export interface CrashFacts {
   readonly vp: Buffer;
 }
 
-const PF_X = 1;
 /** In the high half of a frame_info word. */
 const FRAME_EXECUTABLE = Number(TRAP_FI.TRAP_FI_EXECUTABLE >> 32n);
 const STORE_PORT = 1;
@@ -418,14 +416,12 @@ export class Domain {
       });
       domainMemory.writeM2p(layout.m2pGpa);
       maskUpcalls(memory, layout);
-      const text = textOf(kernel);
-      for (const { start, end } of text) {
-        // What of the initial mapping is code: see mm_initial_tables in native/trap/mm.h.
-        const { virtBase } = built.plan;
-        const last = Number((end - 1n - virtBase) >> 12n);
-        for (let pfn = Number((start - virtBase) >> 12n); pfn <= last; pfn++)
+      // What of the initial mapping is code: see mm_initial_tables in native/trap/mm.h.
+      for (const [first, end] of kernel.facts.codePfns) {
+        for (let pfn = first; pfn < end; pfn++)
           memory.or32(layout.frameInfoGpa + domainMemory.mfnOf(pfn) * 8 + 4, FRAME_EXECUTABLE);
       }
+      const text = codeRanges(kernel.elf);
       const domain = new Domain(config, text, partition, layout, built, guestRing, cpuidRows, tsc, log);
       for (const disk of config.disks?.list() ?? []) await domain.blocks.attach(disk);
       return domain;
@@ -855,12 +851,6 @@ async function checkCpuModel(engine: ChosenEngine, cpu: string): Promise<void> {
     found: JSON.stringify(model),
     wanted: `${near === undefined ? 'a model' : `${JSON.stringify(near)}, or another model`} of QEMU's '-cpu help'`,
   });
-}
-
-function textOf(kernel: Kernel): AddressRange[] {
-  return kernel.elf.segments
-    .filter((s) => (s.flags & PF_X) !== 0 && s.memSize > 0n)
-    .map((s) => ({ start: s.vaddr, end: s.vaddr + s.memSize }));
 }
 
 /** The first `nrPages` frames of the layout's runs, by pfn. */

@@ -7,7 +7,7 @@
  */
 import { TRAP_EFFECT, TRAP_FI } from '../../abi/trap';
 import { XEN_ERRNO as E } from '../../abi/xen/errno';
-import { PTE_A, PTE_D, PTE_P, pteMfn } from './guest-virtual';
+import { PTE_A, PTE_D, PTE_P } from './guest-virtual';
 import { ImpossibleState } from './impossible-state';
 import { isModuleSlot, movesReferences, PageTypes, typeOf } from './page-types';
 import type { XenDomain } from './xen-domain';
@@ -47,8 +47,6 @@ function storeInTable(
   if (present && !sameTarget) {
     const rc = types.getTarget(level, mfn, value);
     if (rc !== 0) return rc;
-  } else if (present && level === 1 && d.frames.owner(pteMfn(value)) !== TRAP_FI.TRAP_FI_OWNER_NONE) {
-    types.noteExecutable(value);
   }
   const info = types.lock(mfn);
   const live = types.isLiveTable(info) && typeOf(info) === level;
@@ -58,6 +56,7 @@ function storeInTable(
     if (present && !sameTarget) types.putTarget(level, mfn, value);
     return AGAIN;
   }
+  if (present && level === 1) types.noteExecutable(old, value);
   if ((old & PTE_P) !== 0n) {
     if (!sameTarget) types.putTarget(level, mfn, old);
     if (level > 1) c.effects |= TRAP_EFFECT.TRAP_EFFECT_FLUSH_ALL;

@@ -173,7 +173,6 @@ export class PageTypes {
     const write = (entry & PTE_RW) !== 0n;
     switch (this.d.frames.owner(mfn)) {
       case TRAP_FI.TRAP_FI_OWNER_DOMAIN:
-        this.noteExecutable(entry);
         return write && this.get(mfn, TRAP_FI.TRAP_FI_WRITABLE) !== 0 ? -E.XEN_EBUSY : 0;
       case TRAP_FI.TRAP_FI_OWNER_XEN:
         return 0;
@@ -185,10 +184,16 @@ export class PageTypes {
     }
   }
 
-  /** A level-1 entry is about to map a frame of the domain's. */
-  noteExecutable(entry: bigint): void {
+  /**
+   * A present level-1 entry has replaced `old` (0: its whole table is new). What it leaves executable has been noted
+   * before, or is of the initial tables, as in mm_note_executable() of the trap module.
+   */
+  noteExecutable(old: bigint, entry: bigint): void {
     const mfn = pteMfn(entry);
-    if ((entry & PTE_NX) !== 0n || (this.load(mfn) & TRAP_FI.TRAP_FI_EXECUTABLE) !== 0n) return;
+    if ((entry & PTE_NX) !== 0n) return;
+    if ((old & PTE_P) !== 0n && (old & PTE_NX) === 0n && pteMfn(old) === mfn) return;
+    if (this.d.frames.owner(mfn) === TRAP_FI.TRAP_FI_OWNER_NONE) return;
+    if ((this.load(mfn) & TRAP_FI.TRAP_FI_EXECUTABLE) !== 0n) return;
     this.change(mfn, 0n, TRAP_FI.TRAP_FI_EXECUTABLE);
   }
 
@@ -256,7 +261,10 @@ export class PageTypes {
           this.putEntries(mfn, level, slot);
           return rc;
         }
-        if (this.d.memory.cas64(at, entry, this.fixEntry(level, entry)) === entry) break;
+        if (this.d.memory.cas64(at, entry, this.fixEntry(level, entry)) === entry) {
+          if (level === 1) this.noteExecutable(0n, entry);
+          break;
+        }
         this.putTarget(level, mfn, entry);
       }
     }

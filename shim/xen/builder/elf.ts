@@ -70,8 +70,10 @@ export const Elf64Nhdr = struct('Elf64_Nhdr', SPEC, 12, {
 
 export const PT_LOAD = 1;
 export const PT_NOTE = 4;
+export const PF_X = 1;
 export const SHT_SYMTAB = 2;
 export const SHT_NOTE = 7;
+export const SHF_EXECINSTR = 4n;
 const ELFCLASS32 = 1;
 const ELFCLASS64 = 2;
 const ELFDATA2LSB = 1;
@@ -107,6 +109,7 @@ export interface ElfSegment {
 export interface ElfSection {
   readonly name: string;
   readonly type: number;
+  readonly flags: bigint;
   readonly addr: bigint;
   readonly fileOffset: number;
   readonly fileSize: number;
@@ -224,6 +227,7 @@ function sections(bytes: Buffer, view: DataView): (ElfSection | undefined)[] {
         : {
             nameAt: s.sh_name(view, base),
             type: s.sh_type(view, base),
+            flags: s.sh_flags(view, base),
             addr: s.sh_addr(view, base),
             fileOffset: Number(offset),
             fileSize: Number(size),
@@ -238,6 +242,37 @@ function sections(bytes: Buffer, view: DataView): (ElfSection | undefined)[] {
     return { name: strings ? stringAt(bytes, strings, nameAt) : '', ...rest };
   });
 }
+
+/** Virtual addresses, from `start` up to and without `end`. */
+export interface AddressRange {
+  readonly start: bigint;
+  readonly end: bigint;
+}
+
+/** With more executable sections than this, a file is not one that a linker has made of a kernel. */
+const MAX_CODE_SECTIONS = 64;
+
+/**
+ * The virtual addresses of the code in a segment: its executable sections; without any, all of it if it is executable.
+ * Linux puts what it frees after booting (.init.text to .bss, a fifth of a small guest's memory) into one segment that
+ * is executable for the sake of few sections. Never outside the segment, whatever the section headers say.
+ */
+export function codeIn(elf: Elf, segment: ElfSegment): AddressRange[] {
+  if (segment.type !== PT_LOAD || (segment.flags & PF_X) === 0 || segment.memSize === 0n) return [];
+  const whole = { start: segment.vaddr, end: segment.vaddr + segment.memSize };
+  const code = elf.sections.filter((s) => s !== undefined && (s.flags & SHF_EXECINSTR) !== 0n) as ElfSection[];
+  if (code.length > MAX_CODE_SECTIONS) return [whole];
+  const parts = code.flatMap(({ addr, fileSize }) => {
+    const part = { start: addr, end: addr + BigInt(fileSize) };
+    if (part.start < whole.start) part.start = whole.start;
+    if (part.end > whole.end) part.end = whole.end;
+    return part.start < part.end ? [part] : [];
+  });
+  return parts.length === 0 ? [whole] : parts;
+}
+
+/** The virtual addresses of all code. */
+export const codeRanges = (elf: Elf): AddressRange[] => elf.segments.flatMap((segment) => codeIn(elf, segment));
 
 /** A NUL-terminated string of a string table, at most 512 bytes of it; '' if it lies outside. */
 export function stringAt(bytes: Buffer, table: { fileOffset: number; fileSize: number }, at: number): string {

@@ -7,7 +7,7 @@
  * arithmetic is modulo 2^64, as images with PADDR_OFFSET = VIRT_BASE rely on it.
  */
 import { UsageError } from '../../errors';
-import { type Elf, PT_LOAD } from './elf';
+import { codeIn, type Elf, PT_LOAD } from './elf';
 import { isGrub, isLinux, noteProblems, type XenNotes } from './notes';
 
 export const PAGE_SIZE = 4096;
@@ -34,6 +34,8 @@ export interface KernelFacts {
   /** First frame of the kernel, and the first one beyond it. */
   readonly startPfn: number;
   readonly endPfn: number;
+  /** The frames that code is loaded into: the first one, and the first one beyond. */
+  readonly codePfns: readonly (readonly [number, number])[];
   /** Virtual address of pfn 0. */
   readonly virtBase: bigint;
   readonly entry: bigint;
@@ -90,6 +92,18 @@ function loadSegments(file: string, elf: Elf, paddrOffset: bigint): LoadSegment[
   return segments;
 }
 
+/** Of an ELF whose segments loadSegments() has found to lie in memory. */
+function codePfns(elf: Elf, paddrOffset: bigint): [number, number][] {
+  const pageSize = BigInt(PAGE_SIZE);
+  return elf.segments.flatMap((segment) => {
+    const address = (segment.paddr - paddrOffset) & MOD64;
+    return codeIn(elf, segment).map(({ start, end }): [number, number] => {
+      const last = address + (end - 1n - segment.vaddr);
+      return [Number((address + (start - segment.vaddr)) / pageSize), Number(last / pageSize) + 1];
+    });
+  });
+}
+
 /** Throws the first UsageError that keeps the kernel from being loaded. */
 export function kernelFacts(file: string, elf: Elf, notes: XenNotes): KernelFacts {
   const [problem] = noteProblems(file, notes);
@@ -137,6 +151,7 @@ export function kernelFacts(file: string, elf: Elf, notes: XenNotes): KernelFact
     segments,
     startPfn: Math.floor(start / PAGE_SIZE),
     endPfn: Math.ceil(end / PAGE_SIZE),
+    codePfns: codePfns(elf, notes.paddrOffset ?? 0n),
     virtBase,
     entry,
     initP2m: notes.initP2m,
