@@ -5,7 +5,8 @@
  * How often a VP leaves guest execution for each operation of a guest: to this process, and to the hypervisor, by the
  * hypervisor's own counters. Each operation is done N times by a guest of its own (tests/guest/budget), with two Ns:
  * the difference of the counters by the difference of the Ns is free of what starting and ending costs. Exits for
- * interrupts of the host and for memory that is touched first are taken out; they are not the operation's.
+ * interrupts of the host and for memory that is touched first are taken out; they are not the operation's. An operation
+ * over its budget is measured again, twice at most.
  *
  * Needs an engine that counts (kvm); the limits are shim/translate/exit-budget.ts's. Exit status 0: all are kept.
  */
@@ -20,6 +21,11 @@ const KERNEL = path.join(root, 'build/tests/guest/pvbudget.elf');
 /** Of the second run beyond the first, by operation; others do DEFAULT_COUNT. Slow ones do fewer. */
 const COUNTS = { idle: 200, cold: 300, 'ipi-halted': 500, ipi: 1000, 'send-shim': 1000, yield: 1000 };
 const DEFAULT_COUNT = 2000;
+/**
+ * An operation that has not kept its budget is measured again, so often in all: a busy host that keeps the other vCPU
+ * from running makes exits of its own (a vCPU that polls in vain goes to sleep). What the operation costs is there always.
+ */
+const ATTEMPTS = 3;
 
 function builtKernel() {
   // In the lab there is no compiler: the host has made it.
@@ -76,8 +82,13 @@ runMain(async () => {
   const results = [];
   for (const row of EXIT_BUDGET) {
     if (only !== undefined && !only.includes(row.operation)) continue;
-    const measured = await measure(kernel, row, options);
-    const verdict = judge(row, measured);
+    let measured;
+    let verdict;
+    let attempts = 0;
+    do {
+      measured = await measure(kernel, row, options);
+      verdict = judge(row, measured);
+    } while (verdict !== undefined && ++attempts < ATTEMPTS);
     results.push({ operation: row.operation, ...measured, budget: row.budget, kept: verdict === undefined, verdict });
     if (!values.json) {
       const hv = measured.hypervisor.toFixed(3);
