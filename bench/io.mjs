@@ -11,7 +11,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fail, root, run, runMain, say, timed, which } from '../scripts/lib/progress.mjs';
+import { fail, root, runMain, say, timed, which } from '../scripts/lib/progress.mjs';
 import { build as buildOracle, cache as oracleCache } from '../tests/oracle/lab.mjs';
 import { ioDom0Initramfs, ioInitramfs } from './initramfs.mjs';
 import { memoryDisk } from './io-disk.mjs';
@@ -27,38 +27,12 @@ import {
 } from './io-scenarios.mjs';
 import { kernelModules, unpackedKernel } from './kernel.mjs';
 import { runMachine } from './machine.mjs';
+import { qemuVersion, roundOptions, surroundings } from './options.mjs';
 import { writePage } from './report.mjs';
 import { CPU, GUEST_MEMORY } from './scenarios.mjs';
 
 const METRICS = 19;
 const BOOT_SECONDS = 120;
-
-function options(words) {
-  const option = { rounds: 5, ms: 1000, only: IO_DEFAULT, metrics: '', output: root, complete: true, verbose: false };
-  let given = false;
-  while (words.length > 0) {
-    const word = words.shift();
-    const value = () => words.shift() ?? fail(`${word} needs a value`);
-    if (word === '--rounds') option.rounds = Number(value());
-    else if (word === '--ms') option.ms = Number(value());
-    else if (word === '--verbose') option.verbose = true;
-    else if (word === '--only') {
-      option.only = value().split(',');
-      option.complete = false;
-    } else if (word === '--metrics') {
-      option.metrics = value();
-      option.complete = false;
-    } else if (word === '--output') {
-      option.output = path.resolve(value());
-      given = true;
-    } else fail(`unknown option ${word}; see bench/io.mjs`);
-  }
-  option.complete ||= given;
-  for (const name of option.only)
-    if (IO_LABELS[name] === undefined) fail(`no machine ${name}: ${Object.keys(IO_LABELS)}`);
-  for (const name of ['rounds', 'ms']) if (!(option[name] >= 1)) fail(`--${name} needs a number`);
-  return option;
-}
 
 async function prepare(option) {
   if (!existsSync(path.join(root, 'dist', 'shim'))) fail("nothing is built: 'npm ci' first");
@@ -107,21 +81,26 @@ async function rounds(option, inputs) {
 }
 
 runMain(async () => {
-  const option = options(process.argv.slice(2));
+  const option = roundOptions(process.argv.slice(2), {
+    script: 'bench/io.mjs',
+    labels: IO_LABELS,
+    ms: 1000,
+    only: IO_DEFAULT,
+    more: { metrics: '' },
+  });
   const load = os.loadavg()[0].toFixed(2);
   const inputs = await prepare(option);
   const all = await rounds(option, inputs);
   const summary = summarizeIo(all);
   const about = {
-    date: new Date().toISOString().slice(0, 10),
-    ms: option.ms,
-    host: `${os.cpus().length} CPUs, ${os.cpus()[0]?.model.trim()}, Linux ${os.release().split('-')[0]}, Node.js ${process.version}`,
-    load,
-    qemu: run('qemu-system-x86_64', ['--version'], { capture: true }).stdout.split('\n', 1)[0].trim(),
+    ...surroundings(),
+    qemu: qemuVersion(),
     cpu: CPU,
+    memory: GUEST_MEMORY,
+    ms: option.ms,
+    load,
     kernel: Object.values(summary)[0]?.facts.kernel ?? '-',
     xen: inputs.xenVersion,
-    memory: GUEST_MEMORY,
     diskMiB: DISK_MIB,
   };
   if (option.complete) {

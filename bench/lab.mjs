@@ -23,6 +23,7 @@ import { unpackedKernel } from './kernel.mjs';
 import { labQemu, packQemu } from './lab-qemu.mjs';
 import { summarizeLab } from './lab-report.mjs';
 import { runMachine } from './machine.mjs';
+import { roundOptions, surroundings } from './options.mjs';
 import { writePage } from './report.mjs';
 import { LAB_CPU, LAB_LABELS, labCommand, SMP_METRICS } from './scenarios.mjs';
 
@@ -33,30 +34,6 @@ const SESSION_SECONDS = 1500;
 const TRIES = 3;
 /** KVM's own count of exits, of all virtual machines that run. */
 const EXITS = '/sys/kernel/debug/kvm/exits';
-
-function options(words) {
-  const option = { rounds: 5, ms: 300, only: Object.keys(LAB_LABELS), output: root, complete: true, verbose: false };
-  let given = false;
-  while (words.length > 0) {
-    const word = words.shift();
-    const value = () => words.shift() ?? fail(`${word} needs a value`);
-    if (word === '--rounds') option.rounds = Number(value());
-    else if (word === '--ms') option.ms = Number(value());
-    else if (word === '--verbose') option.verbose = true;
-    else if (word === '--only') {
-      option.only = value().split(',');
-      option.complete = false;
-    } else if (word === '--output') {
-      option.output = path.resolve(value());
-      given = true;
-    } else fail(`unknown option ${word}; see bench/lab.mjs`);
-  }
-  option.complete ||= given;
-  for (const name of option.only)
-    if (LAB_LABELS[name] === undefined) fail(`no machine ${name}: ${Object.keys(LAB_LABELS)}`);
-  for (const name of ['rounds', 'ms']) if (!(option[name] >= 1)) fail(`--${name} needs a number`);
-  return option;
-}
 
 /** Where a file of the cache or of the checkout is in L1. */
 function inLab(file) {
@@ -151,10 +128,9 @@ async function outside(option) {
   const inputs = await prepare(option);
   const all = await rounds(option, inputs);
   const about = {
-    date: new Date().toISOString().slice(0, 10),
+    ...surroundings(),
     rounds: option.rounds,
     ms: option.ms,
-    host: `${os.cpus().length} CPUs, ${os.cpus()[0]?.model.trim()}, Linux ${os.release().split('-')[0]}, Node.js ${process.version}`,
     load,
     qemu: inputs.qemuVersion,
     cpu: LAB_CPU,
@@ -174,5 +150,5 @@ async function outside(option) {
 runMain(() => {
   const words = process.argv.slice(2);
   if (process.env.XENLIGHTEN_LAB !== undefined && words[0] === '--inside') return inside(JSON.parse(words[1]));
-  return outside(options(words));
+  return outside(roundOptions(words, { script: 'bench/lab.mjs', labels: LAB_LABELS, ms: 300 }));
 });

@@ -10,11 +10,12 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { fail, root, run, runMain, say, timed, which } from '../scripts/lib/progress.mjs';
+import { fail, root, runMain, say, timed, which } from '../scripts/lib/progress.mjs';
 import { build as buildOracle, cache as oracleCache } from '../tests/oracle/lab.mjs';
 import { benchInitramfs, dom0Initramfs } from './initramfs.mjs';
 import { unpackedKernel } from './kernel.mjs';
 import { runMachine } from './machine.mjs';
+import { qemuVersion, surroundings } from './options.mjs';
 import { section, summarize, writePage } from './report.mjs';
 import { CPU, cmdline, command, GUEST_MEMORY, LABELS } from './scenarios.mjs';
 
@@ -122,11 +123,10 @@ runMain(async () => {
   const counted = option.instructions ? await instructions(option, inputs) : undefined;
   const countedSummary = counted === undefined ? undefined : summarize([counted]);
   const about = {
-    date: new Date().toISOString().slice(0, 10),
+    ...surroundings(),
     rounds: option.rounds,
-    host: `${os.cpus().length} CPUs, ${os.cpus()[0]?.model.trim()}, Linux ${os.release().split('-')[0]}, Node.js ${process.version}`,
     load,
-    qemu: run('qemu-system-x86_64', ['--version'], { capture: true }).stdout.split('\n', 1)[0].trim(),
+    qemu: qemuVersion(),
     cpu: CPU,
     kernel: Object.values(summary)[0]?.facts.kernel ?? '-',
     xen: inputs.xenVersion,
