@@ -161,10 +161,10 @@ export async function fuzzShim(options: ShimFuzzOptions): Promise<ShimFuzzResult
     let early = 0;
     for (let i = 0; i < (options.runs ?? Number.POSITIVE_INFINITY) && Date.now() < until; i++) {
       await run(options.seed + i, result, options);
-      if (i === WARM_UP) early = heapInUse();
+      if (i === WARM_UP) early = await heapInUse();
     }
     await turn();
-    const growth = early === 0 ? 0 : heapInUse() - early;
+    const growth = early === 0 ? 0 : (await heapInUse()) - early;
     if (growth > HEAP_GROWTH) result.problems.push(`the heap grew by ${growth} bytes in ${result.runs} runs`);
   } finally {
     process.off('unhandledRejection', rejected);

@@ -7,14 +7,13 @@
  * and detach end; the disk is asked only for what is inside it; the heap does not grow with the number of packets.
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { ScsiCdrom } from '../../shim/hyperv/storage/scsi-cdrom';
 import { ScsiDisk } from '../../shim/hyperv/storage/scsi-disk';
 import { StorageVsp } from '../../shim/hyperv/storage/storvsp';
 import type { ChannelHandler, GpaRange, VmbusChannel } from '../../shim/hyperv/vmbus/channel';
 import { type Disk, DiskError } from '../../shim/image/disk';
 import { GuestMemory } from '../../shim/partition/guest-memory';
+import { heapInUse } from './heap';
 import { Random } from './random';
 
 const seconds = Number(process.env['FUZZ_SECONDS'] ?? 5);
@@ -144,13 +143,6 @@ function randomPacket(random: Random): { payload: Buffer; ranges: GpaRange[] } {
   return { payload, ranges: randomRanges(random, Math.min(length, 100000)) };
 }
 
-function heapInUse(): number {
-  setFlagsFromString('--expose-gc');
-  (runInNewContext('gc') as () => void)();
-  const { heapUsed, arrayBuffers } = process.memoryUsage();
-  return heapUsed + arrayBuffers;
-}
-
 interface Totals {
   packets: number;
   answers: number;
@@ -262,13 +254,13 @@ test(
       while (Date.now() < until) {
         await run(seed + runs, memory, totals, problems);
         runs++;
-        if (runs === 10) early = heapInUse();
+        if (runs === 10) early = await heapInUse();
       }
     } finally {
       process.off('unhandledRejection', rejected);
       process.off('uncaughtException', rejected);
     }
-    const growth = early === 0 ? 0 : heapInUse() - early;
+    const growth = early === 0 ? 0 : (await heapInUse()) - early;
     process.stderr.write(
       `fuzz: storvsp, ${runs} channels, ${totals.packets} packets, ${totals.commandsDone} commands done, ` +
         `${totals.requests} disk requests, heap ${(growth / 1024).toFixed(0)} KiB more\n`,

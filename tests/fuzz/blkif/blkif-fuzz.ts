@@ -18,8 +18,6 @@
  * - a turn takes less than `stallMs` of CPU time, and the heap does not grow with the number of cases.
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import pino from 'pino';
 import { BlockDevices } from '../../../shim/domain/disks/block-devices';
 import type { GuestDisk } from '../../../shim/domain/disks/guest-disk';
@@ -32,6 +30,7 @@ import { XenstoreClient } from '../../../shim/xen/xenstore/client';
 import { XenstoreServer } from '../../../shim/xen/xenstore/server';
 import { devicePaths } from '../../../shim/xen/xenstore/toolstack-nodes';
 import { FRAME_INFO, M2P, NR_FRAMES, NR_PAGES, PAGE, setUp } from '../../unit/hypercalls/fixture';
+import { heapInUse } from '../heap';
 import { Random } from '../random';
 import { FuzzGuest, GuestDevice } from './guest';
 import { LateDisk } from './late-disk';
@@ -73,18 +72,6 @@ const HEAP_GROWTH = 24 * 1024 * 1024;
 /** Turns in which everything must have ended once the disk answers. */
 const TURNS = 5000;
 const STATUS_OKAY = 0;
-
-/** Bytes of live JavaScript objects and buffers. */
-async function heapInUse(): Promise<number> {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void;
-  for (let i = 0; i < 3; i++) {
-    collect();
-    await turn();
-  }
-  const { heapUsed, arrayBuffers } = process.memoryUsage();
-  return heapUsed + arrayBuffers;
-}
 
 /** What of a device's inside the oracles have to see. */
 interface Inside {
