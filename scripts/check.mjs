@@ -14,8 +14,8 @@ function* cSources(folder) {
   for (const entry of readdirSync(path.join(root, folder), { withFileTypes: true })) {
     const relative = path.join(folder, entry.name);
     if (entry.isDirectory()) {
-      // native/include holds what the build generates.
-      if (!['build', 'node_modules', 'include'].includes(entry.name)) yield* cSources(relative);
+      // native/include holds what the build generates, native/third-party what others have written.
+      if (!['build', 'node_modules', 'include', 'third-party'].includes(entry.name)) yield* cSources(relative);
     } else if (/\.[ch]$/.test(entry.name)) {
       yield relative;
     }
