@@ -81,6 +81,8 @@ export const TRAP_DOM = constants(SPEC, {
   /** User roots map only the isolated part of the module (CPU open to Meltdown). Ring 3 only. */
   TRAP_DOM_ISOLATE_USER: 2,
   TRAP_DOM_TRACE: 4,
+  /** The processor below delivers interrupts twice: see stub_twice in native/trap/entry.S. */
+  TRAP_DOM_INTERRUPTS_TWICE: 8,
 });
 
 /** Flags of a trap_cpuid entry. */
@@ -103,6 +105,8 @@ export const TRAP_VECTOR = constants(SPEC, {
   TRAP_VECTOR_TIMER: 0xf1,
   /** HvCallSendSyntheticClusterIpi between VPs. */
   TRAP_VECTOR_IPI: 0xf2,
+  /** An exception for its own sake: see TRAP_DOM_INTERRUPTS_TWICE. */
+  TRAP_VECTOR_NOTHING: 0xf3,
   TRAP_VECTOR_SPURIOUS: 0xff,
 });
 

@@ -257,6 +257,25 @@ struct fixup {
 extern const struct fixup ex_table[], ex_table_end[];
 extern const u8 entry_page[], entry_page_end[];
 
+/* A processor drops the stale translation with the fault: some repetitions can be races, so many cannot. */
+#define MAX_STALE_FAULTS 100000
+
+/*
+ * We touched the guest's memory, and the fault is out of date: the guest has made its page writable again. We are a
+ * supervisor on the kernel's root, whatever the guest's mode: judged by another root, we would try for ever.
+ */
+static bool stale_fault(struct vp *vp, const struct trap_regs *regs, u64 cr2)
+{
+    if (!(regs->error_code & 1) || !mm_spurious_fault_in(vp->s->kernel_l4, cr2, regs->error_code))
+        return false;
+    count_misc(vp, TRAP_COUNT_SPURIOUS_PF);
+    if (vp->stale_rip != regs->rip || vp->stale_cr2 != cr2)
+        vp->stale_count = 0;
+    vp->stale_rip = regs->rip;
+    vp->stale_cr2 = cr2;
+    return ++vp->stale_count < MAX_STALE_FAULTS;
+}
+
 /* CS.RPL was 0: we were interrupted ourselves. */
 void module_trap_c(struct trap_regs *regs, struct vp *vp)
 {
@@ -286,9 +305,7 @@ void module_trap_c(struct trap_regs *regs, struct vp *vp)
             if (cr2 >= TRAP_VA_PERDOMAIN && cr2 < TRAP_VA_PERDOMAIN + TRAP_MAX_VPS * (u64)TRAP_PERDOMAIN_STRIDE &&
                 desc_ldt_fault(vp, cr2, &guest_va))
                 return;
-            /* A stale read-only entry after the guest made its page writable again. We are a supervisor on the
-               kernel's root, whatever the guest's mode: judged by another root, we would try for ever. */
-            if ((regs->error_code & 1) && mm_spurious_fault_in(vp->s->kernel_l4, cr2, regs->error_code))
+            if (stale_fault(vp, regs, cr2))
                 return;
         }
         for (const struct fixup *f = ex_table; f < ex_table_end; f++)

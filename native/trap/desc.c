@@ -19,7 +19,7 @@ static u8 zero_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 struct idt_row {
     u32 vector, offset;
 };
-extern const struct idt_row idt_stubs[], idt_stubs_end[];
+extern const struct idt_row idt_stubs[], idt_stubs_end[], idt_stubs_twice[], idt_stubs_twice_end[];
 extern const u8 entry_page[], stub_syscall[], stub_syscall32[], stub_sysenter[];
 
 #ifdef TRAP_HOST_TEST
@@ -227,6 +227,19 @@ struct pointer {
 #define TSS_IST1 0x24
 #define TSS_IOMAP 0x66
 
+static void set_gate(struct vp *vp, struct gate *idt, const struct idt_row *r)
+{
+    const u64 at = vpa(vp, TRAP_VPA_CODE) + r->offset;
+    struct gate *g = &idt[r->vector];
+    const bool user = r->vector == VEC_BP || r->vector == VEC_OF || r->vector == VEC_INT80;
+    g->offset_low = (u16)at;
+    g->offset_mid = (u16)(at >> 16);
+    g->offset_high = (u32)(at >> 32);
+    g->selector = TRAP_SEL_CS0;
+    g->ist = r->vector == VEC_NMI ? 1 : r->vector == VEC_DB ? 2 : (r->vector == VEC_DF || r->vector == VEC_MC) ? 3 : 0;
+    g->flags = user ? 0xee : 0x8e;
+}
+
 void desc_init_vp(struct vp *vp)
 {
     u64 *gdt = gpa_to_va(dom->reserved_gdt_gpa + vp->id * PAGE_SIZE);
@@ -252,20 +265,11 @@ void desc_init_vp(struct vp *vp)
 
     struct gate *idt = (struct gate *)vpa(vp, TRAP_VPA_IDT);
     memset(idt, 0, PAGE_SIZE);
-    for (const struct idt_row *r = idt_stubs; r < idt_stubs_end; r++) {
-        u64 at = vpa(vp, TRAP_VPA_CODE) + r->offset;
-        struct gate *g = &idt[r->vector];
-        bool user = r->vector == VEC_BP || r->vector == VEC_OF || r->vector == VEC_INT80;
-        g->offset_low = (u16)at;
-        g->offset_mid = (u16)(at >> 16);
-        g->offset_high = (u32)(at >> 32);
-        g->selector = TRAP_SEL_CS0;
-        g->ist = r->vector == VEC_NMI                           ? 1
-                 : r->vector == VEC_DB                          ? 2
-                 : (r->vector == VEC_DF || r->vector == VEC_MC) ? 3
-                                                                : 0;
-        g->flags = user ? 0xee : 0x8e;
-    }
+    for (const struct idt_row *r = idt_stubs; r < idt_stubs_end; r++)
+        set_gate(vp, idt, r);
+    if (dom->flags & TRAP_DOM_INTERRUPTS_TWICE)
+        for (const struct idt_row *r = idt_stubs_twice; r < idt_stubs_twice_end; r++)
+            set_gate(vp, idt, r);
 
     for (u32 i = 0; i < GDT_PAGES; i++)
         window_l1(vp)[i] = 0;

@@ -218,6 +218,30 @@ stub_\vec:
     STUB 255, 0
     .noaltmacro
 
+    /*
+     * In place of the stubs of our interrupts where TRAP_DOM_INTERRUPTS_TWICE is set, which is where SVM is emulated by
+     * QEMU's TCG: VMRUN with an interrupt to inject delivers it, but leaves it noted as an exception under way. If the
+     * emulator's thread is told to look up before the next real exception or #VMEXIT, it delivers that too, whatever IF
+     * says: on the guest's stack, if SYSCALL has just been executed. An exception of our own clears the note.
+     */
+    .macro STUB_TWICE vec
+stub_twice_\vec:
+    int $TRAP_VECTOR_NOTHING
+    jmp stub_\vec
+    .endm
+    .altmacro
+    .macro STUBS_TWICE first, last
+    .set i, \first
+    .rept \last - \first + 1
+    STUB_TWICE %i
+    .set i, i + 1
+    .endr
+    .endm
+    STUBS_TWICE 240, 242
+    .noaltmacro
+stub_nothing:
+    iretq
+
 trap_common:
     SAVE_GPRS
     cld
@@ -320,9 +344,28 @@ idt_stubs:
     IDT_ROW 128
     IDT_ROWS 240, 242
     IDT_ROW 255
-    .noaltmacro
     .globl idt_stubs_end
 idt_stubs_end:
+    /* What is different with TRAP_DOM_INTERRUPTS_TWICE. */
+    .globl idt_stubs_twice
+idt_stubs_twice:
+    .macro IDT_ROWS_TWICE first, last
+    .set i, \first
+    .rept \last - \first + 1
+    IDT_ROW_TWICE %i
+    .set i, i + 1
+    .endr
+    .endm
+    .macro IDT_ROW_TWICE vec
+    .long \vec
+    .long stub_twice_\vec - entry_page
+    .endm
+    IDT_ROWS_TWICE 240, 242
+    .noaltmacro
+    .long TRAP_VECTOR_NOTHING
+    .long stub_nothing - entry_page
+    .globl idt_stubs_twice_end
+idt_stubs_twice_end:
 
     .text
     /*

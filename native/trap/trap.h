@@ -140,6 +140,8 @@ struct vp {
     u32 trace_hv;       /* TRAP_HV_* used since the operation began */
     u32 hv_vp_index;    /* the hypervisor's number for send_ipi */
     u64 entry_tsc;
+    u64 stale_rip, stale_cr2; /* the module's last page fault by a stale translation */
+    u32 stale_count;          /* how often in a row it was that one */
 };
 
 extern struct vp vps[TRAP_MAX_VPS];

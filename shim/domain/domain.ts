@@ -402,6 +402,7 @@ export class Domain {
         engine: partition.trapEngine,
         guestRing,
         isolateUserRoots: guestRing === 3 && (config.isolateUserRoots ?? choice.isolateUserRoots),
+        interruptsTwice: engine.interruptsTwice,
         trace: config.trace !== undefined,
         domid: 1,
         tscHz,

@@ -46,6 +46,8 @@ export interface TrapStart {
   readonly engine: number;
   readonly guestRing: 1 | 3;
   readonly isolateUserRoots: boolean;
+  /** TRAP_DOM_INTERRUPTS_TWICE. */
+  readonly interruptsTwice?: boolean | undefined;
   readonly trace: boolean;
   readonly domid: number;
   readonly tscHz: number;
@@ -226,7 +228,9 @@ export function loadTrapModule(memory: GuestMemory, layout: TrapLayout, image: T
   set.flags(
     d,
     0,
-    (start.isolateUserRoots ? TRAP_DOM.TRAP_DOM_ISOLATE_USER : 0) | (start.trace ? TRAP_DOM.TRAP_DOM_TRACE : 0),
+    (start.isolateUserRoots ? TRAP_DOM.TRAP_DOM_ISOLATE_USER : 0) |
+      (start.trace ? TRAP_DOM.TRAP_DOM_TRACE : 0) |
+      (start.interruptsTwice ? TRAP_DOM.TRAP_DOM_INTERRUPTS_TWICE : 0),
   );
   set.engine(d, 0, start.engine);
   set.domid(d, 0, start.domid);

@@ -553,10 +553,10 @@ export async function fuzzVmbus(options: VmbusFuzzOptions): Promise<VmbusFuzzRes
         escaped(error);
       }
       result.runs++;
-      if (i === WARM_UP) early = heapInUse();
+      if (i === WARM_UP) early = await heapInUse();
     }
     await turn();
-    const growth = early === 0 ? 0 : heapInUse() - early;
+    const growth = early === 0 ? 0 : (await heapInUse()) - early;
     if (growth > HEAP_GROWTH) problem(`the heap grew by ${growth} bytes in ${result.runs} runs`);
   } finally {
     process.off('unhandledRejection', escaped);

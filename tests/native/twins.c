@@ -69,7 +69,7 @@ static struct trap_regs registers[2];
 static u64 cr3[2], flushes;
 static u32 current;
 
-const struct idt_row idt_stubs[1], idt_stubs_end[1];
+const struct idt_row idt_stubs[1], idt_stubs_end[1], idt_stubs_twice[1], idt_stubs_twice_end[1];
 const u8 entry_page[1], stub_syscall[1], stub_syscall32[1], stub_sysenter[1];
 
 void invlpg(u64 va)
