@@ -25,6 +25,8 @@ describeInLab("the kvm engine: the contract of engines, its ends, hostile guests
       const jest = ['node', 'node_modules/jest/bin/jest.js', '-i', '--json', '--testTimeout', '300000'];
       const { status, stdout, stderr } = await inLab([...jest, 'tests/e2e/partition/kvm.test.ts'], {
         seconds: SECONDS,
+        // Some tests are about what happens at the same time.
+        parallel: true,
       });
       if (!stdout.startsWith('{')) throw new Error(`the lab ended with ${status}: ${stderr.slice(-4000)}`);
       const result = JSON.parse(stdout) as JestResult;
