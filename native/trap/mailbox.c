@@ -65,6 +65,11 @@ static void set_parked(struct vp *vp, bool parked)
     ring_doorbell(vp);
 }
 
+static inline void write_again(u64 *word)
+{
+    WRITE_ONCE(*word, READ_ONCE(*word));
+}
+
 /*
  * An emulator sees what its processors write, not what the shim writes into memory that it shares with it: of code that
  * is read from a disk into a page, it would go on executing what it has translated before. It notices when one of its
@@ -79,9 +84,20 @@ static void renew_code(struct vp *vp)
         const u64 entry = READ_ONCE(dom->renew[i]), gpa = entry >> 13, bytes = entry & 0x1fff;
         if (!mfn_valid(gpa >> PAGE_SHIFT) || (gpa | bytes) % 8 || (gpa & ~PAGE_MASK) + bytes > PAGE_SIZE)
             continue;
-        u64 *word = gpa_to_va(gpa);
-        for (u64 n = bytes / 8; n; n--, word++)
-            WRITE_ONCE(*word, READ_ONCE(*word));
+        u64 *word = gpa_to_va(gpa), *const end = word + bytes / 8;
+        /* An emulated jump costs as much as several of these. */
+        for (; word + 8 <= end; word += 8) {
+            write_again(word);
+            write_again(word + 1);
+            write_again(word + 2);
+            write_again(word + 3);
+            write_again(word + 4);
+            write_again(word + 5);
+            write_again(word + 6);
+            write_again(word + 7);
+        }
+        for (; word < end; word++)
+            write_again(word);
     }
     store_release(&dom->renew_count, 0);
     ring_doorbell(vp);
