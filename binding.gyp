@@ -2,42 +2,52 @@
   "targets": [
     {
       "target_name": "xenlighten_host",
-      "sources": [
-        "native/host/addon.c",
-        "native/host/memory.c",
-        "native/host/clock.c",
-        "native/host/descriptors.c",
-        "native/host/files.c",
-        "native/host/file-io.c",
-        "native/host/kvm.c"
-      ],
-      "cflags": [
-        "-std=c11",
-        "-D_GNU_SOURCE",
-        "-Wall",
-        "-Wextra",
-        "-Werror"
-      ],
-      "defines": [
-        "NAPI_VERSION=8"
-      ]
-    },
-    {
-      "target_name": "xl-launch",
-      "type": "executable",
-      "sources": [
-        "native/host/launch.c"
-      ],
-      "cflags": [
-        "-std=c11",
-        "-D_GNU_SOURCE",
-        "-Wall",
-        "-Wextra",
-        "-Werror"
-      ],
-      "ldflags": [
-        "-static"
+      "sources": ["native/host/addon.c", "native/host/memory.c", "native/host/clock.c"],
+      "defines": ["NAPI_VERSION=8"],
+      "conditions": [
+        [
+          "OS=='linux'",
+          {
+            "sources": [
+              "native/host/linux/linux.c",
+              "native/host/linux/memory.c",
+              "native/host/linux/descriptors.c",
+              "native/host/linux/files.c",
+              "native/host/linux/file-io.c",
+              "native/host/linux/kvm.c"
+            ],
+            "cflags": ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+          }
+        ],
+        [
+          "OS=='win'",
+          {
+            "sources": [
+              "native/host/win32/win32.c",
+              "native/host/win32/memory.c",
+              "native/host/win32/files.c"
+            ],
+            "include_dirs": ["native/third-party/whp"],
+            "cflags": ["-std=c11", "-D_WIN32_WINNT=0x0A00", "-Wall", "-Wextra", "-Werror"]
+          }
+        ]
       ]
     }
+  ],
+  "conditions": [
+    [
+      "OS=='linux'",
+      {
+        "targets": [
+          {
+            "target_name": "xl-launch",
+            "type": "executable",
+            "sources": ["native/host/linux/launch.c"],
+            "cflags": ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"],
+            "ldflags": ["-static"]
+          }
+        ]
+      }
+    ]
   ]
 }

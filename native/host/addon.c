@@ -1,7 +1,6 @@
 /* The host addon's entry: argument checks, errors, and the list of exported functions. */
 #include "host.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,7 +38,7 @@ napi_value host_throw_errno(napi_env env, const char *what, int error)
 {
     char message[256];
     snprintf(message, sizeof message, "%s: %s", what, strerror(error));
-    napi_throw_error(env, strerrorname_np(error), message);
+    napi_throw_error(env, os_error_name(error), message);
     return NULL;
 }
 
@@ -70,38 +69,28 @@ bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *resul
     return true;
 }
 
+static bool export_functions(napi_env env, napi_value exports, const struct host_function *functions, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        napi_value value;
+        if (napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].call, NULL, &value) !=
+                napi_ok ||
+            napi_set_named_property(env, exports, functions[i].name, value) != napi_ok)
+            return false;
+    }
+    return true;
+}
+
 static napi_value init(napi_env env, napi_value exports)
 {
-    static const struct {
-        const char *name;
-        napi_callback call;
-    } functions[] = {
-        {"createMemory", host_create_memory},
-        {"destroyMemory", host_destroy_memory},
-        {"discardMemory", host_discard_memory},
-        {"createSealedFile", host_create_sealed_file},
-        {"createSocketPair", host_create_socket_pair},
-        {"ioctlNumber", host_ioctl_number},
-        {"sendByte", host_send_byte},
-        {"closeFile", host_close_file},
-        {"lockFile", host_lock_file},
-        {"seekFile", host_seek_file},
-        {"punchHole", host_punch_hole},
-        {"transferNow", host_transfer_now},
-        {"fill64", host_fill64},
+    static const struct host_function portable[] = {
+        {"createMemory", host_create_memory},   {"destroyMemory", host_destroy_memory},
+        {"discardMemory", host_discard_memory}, {"fill64", host_fill64},
         {"readClocks", host_read_clocks},
-        {"createKvmMachine", host_create_kvm_machine},
-        {"startKvmMachine", host_start_kvm_machine},
-        {"kickKvmMachine", host_kick_kvm_machine},
-        {"stopKvmMachine", host_stop_kvm_machine},
-        {"readKvmExits", host_read_kvm_exits},
     };
-    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
-        napi_value value;
-        HOST_CHECK(env,
-                   napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].call, NULL, &value));
-        HOST_CHECK(env, napi_set_named_property(env, exports, functions[i].name, value));
-    }
+    if (!export_functions(env, exports, portable, sizeof portable / sizeof portable[0]) ||
+        !export_functions(env, exports, host_platform_functions, host_platform_function_count))
+        return host_throw(env, "cannot export the addon's functions");
     return exports;
 }
 

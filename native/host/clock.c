@@ -7,15 +7,7 @@
  */
 #include "host.h"
 
-#include <time.h>
 #include <x86intrin.h>
-
-static uint64_t nanoseconds(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 static napi_status set_u64(napi_env env, napi_value object, const char *name, uint64_t value)
 {
@@ -28,28 +20,25 @@ static napi_status set_u64(napi_env env, napi_value object, const char *name, ui
 napi_value host_read_clocks(napi_env env, napi_callback_info info)
 {
     (void)info;
-    uint64_t tsc = 0, raw = 0, monotonic = 0, realtime = 0, spread = UINT64_MAX;
+    uint64_t tsc = 0, spread = UINT64_MAX;
+    struct os_clocks now, best = {0};
     for (int attempt = 0; attempt < 8; attempt++) {
         unsigned int cpu;
         uint64_t before = __rdtscp(&cpu);
-        uint64_t a = nanoseconds(CLOCK_MONOTONIC_RAW);
-        uint64_t b = nanoseconds(CLOCK_MONOTONIC);
-        uint64_t c = nanoseconds(CLOCK_REALTIME);
+        os_read_clocks(&now);
         uint64_t after = __rdtscp(&cpu);
         if (after - before >= spread)
             continue;
         spread = after - before;
         tsc = before + spread / 2;
-        raw = a;
-        monotonic = b;
-        realtime = c;
+        best = now;
     }
     napi_value result;
     HOST_CHECK(env, napi_create_object(env, &result));
     HOST_CHECK(env, set_u64(env, result, "tsc", tsc));
     HOST_CHECK(env, set_u64(env, result, "spread", spread));
-    HOST_CHECK(env, set_u64(env, result, "monotonicRawNs", raw));
-    HOST_CHECK(env, set_u64(env, result, "monotonicNs", monotonic));
-    HOST_CHECK(env, set_u64(env, result, "realtimeNs", realtime));
+    HOST_CHECK(env, set_u64(env, result, "monotonicRawNs", best.monotonic_raw));
+    HOST_CHECK(env, set_u64(env, result, "monotonicNs", best.monotonic));
+    HOST_CHECK(env, set_u64(env, result, "realtimeNs", best.realtime));
     return result;
 }

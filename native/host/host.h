@@ -1,7 +1,8 @@
 /*
  * The host addon's own declarations: error reporting and the table of exported functions.
  *
- * The addon is mechanism only: it maps memory, reads clocks and runs virtual processors. What any of it means is TypeScript's business
+ * The addon is mechanism only: it maps memory, reads clocks and runs virtual processors. Portable files ask a system by
+ * the os_ functions; linux/ and win32/ have them, and what only one of the two can do. What any of it means is TypeScript's business
  * (shim/partition/host.ts is the typed door to it).
  */
 #ifndef XENLIGHTEN_HOST_H
@@ -39,24 +40,44 @@ bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *resul
         }                                                                                                              \
     } while (0)
 
+/* --- what addon.c exports ----------------------------------------------------------------------------------------- */
+
+struct host_function {
+    const char *name;
+    napi_callback call;
+};
+
 napi_value host_create_memory(napi_env env, napi_callback_info info);
 napi_value host_destroy_memory(napi_env env, napi_callback_info info);
 napi_value host_discard_memory(napi_env env, napi_callback_info info);
-napi_value host_create_sealed_file(napi_env env, napi_callback_info info);
-napi_value host_create_socket_pair(napi_env env, napi_callback_info info);
-napi_value host_ioctl_number(napi_env env, napi_callback_info info);
-napi_value host_send_byte(napi_env env, napi_callback_info info);
-napi_value host_close_file(napi_env env, napi_callback_info info);
-napi_value host_lock_file(napi_env env, napi_callback_info info);
-napi_value host_seek_file(napi_env env, napi_callback_info info);
-napi_value host_punch_hole(napi_env env, napi_callback_info info);
-napi_value host_transfer_now(napi_env env, napi_callback_info info);
 napi_value host_fill64(napi_env env, napi_callback_info info);
 napi_value host_read_clocks(napi_env env, napi_callback_info info);
-napi_value host_create_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_start_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_kick_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_stop_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_read_kvm_exits(napi_env env, napi_callback_info info);
+
+/* What one system has: linux/linux.c, win32/win32.c. */
+extern const struct host_function host_platform_functions[];
+extern const size_t host_platform_function_count;
+
+/* --- what the portable files want of a system; errors are errno's numbers, 0 for none ------------------------------ */
+
+/* Name of an errno, such as "ENOMEM". */
+const char *os_error_name(int error);
+
+/* A file of a fixed size without a name, for a child process to map; *fd is to be closed by os_close_file(). */
+int os_create_file(uint64_t size, int *fd);
+void os_close_file(int fd);
+
+/* Maps a part of such a file, or memory of this process alone (fd -1) at a multiple of 2 MiB; all zeros. */
+int os_map(int fd, uint64_t offset, size_t size, bool huge_pages, void **address);
+void os_unmap(void *address, size_t size);
+
+/* Gives pages back to the host, which read as zeros from then on. On any thread. */
+int os_discard_file(int fd, uint64_t offset, uint64_t length);
+int os_discard(void *address, size_t size);
+
+/* Nanoseconds of clocks: since some time in the past, the first without corrections of its speed; since 1970. */
+struct os_clocks {
+    uint64_t monotonic_raw, monotonic, realtime;
+};
+void os_read_clocks(struct os_clocks *clocks);
 
 #endif

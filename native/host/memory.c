@@ -2,14 +2,12 @@
  * Guest memory: windows of 1 GiB, each an external ArrayBuffer, of an anonymous file (memfd) or of this process alone.
  *
  * Why windows: Node 20 refuses an ArrayBuffer above 4 GiB, and one layout for every Node version is simpler. Why a
- * memfd: QEMU inherits it by number, so that nothing has a name that could be left behind. It is sealed against
- * changes of its size, because a shrunk file would turn our next access into SIGBUS. Memory of this process alone is for
+ * memfd: QEMU inherits it by number, so that nothing has a name that could be left behind. Memory of this process alone is for
  * engines that run VPs in it: the host backs it with huge pages more readily than a file, and second-level page tables
  * with it (for which a window starts at a multiple of 2 MiB).
  *
- * discardMemory() gives pages back to the host: a hole in the file, which every process that maps it sees, or
- * MADV_DONTNEED. It runs in libuv's thread pool, because freeing many pages takes milliseconds; the seals forbid a change
- * of size, not a hole.
+ * discardMemory() gives pages back to the host: a hole in the file, which every process that maps it sees, or pages of
+ * this process. It runs in libuv's thread pool, because freeing many pages takes milliseconds.
  *
  * Life of a mapping: destroyMemory() detaches every window, so that JavaScript can no longer reach it, and unmaps at
  * once. The caller waits for I/O in flight first (GuestMemory counts it; discardMemory() is counted here too). Without destroyMemory() the windows' and the
@@ -18,16 +16,12 @@
 #include "host.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define WINDOW_SIZE (UINT64_C(1) << 30)
 #define PAGE_SIZE UINT64_C(4096)
-#define HUGE_PAGE (UINT64_C(2) << 20)
 #define MAX_MEMORY (UINT64_C(1) << 40)
 
 struct window {
@@ -49,14 +43,14 @@ static const napi_type_tag memory_tag = {0x8c1c1b4c5ad84f0b, 0xa5f03c9e27d16e42}
 static void unmap_window(struct window *window)
 {
     if (window->address)
-        munmap(window->address, window->size);
+        os_unmap(window->address, window->size);
     window->address = NULL;
 }
 
 static void close_memory(struct memory *memory)
 {
     if (memory->fd >= 0)
-        close(memory->fd);
+        os_close_file(memory->fd);
     memory->fd = -1;
 }
 
@@ -95,48 +89,20 @@ static void drop_memory(struct memory *memory)
     free(memory);
 }
 
-/* An anonymous file of a fixed size: a file that shrank under its mapping would turn an access into SIGBUS. */
-static int create_file(uint64_t size)
-{
-    int fd = memfd_create("xenlighten-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return -1;
-    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-        int error = errno;
-        close(fd);
-        errno = error;
-        return -1;
-    }
-    return fd;
-}
-
-/* Anonymous memory at a multiple of a huge page's size. */
-static void *map_aligned(size_t size)
-{
-    uint8_t *whole =
-        mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (whole == MAP_FAILED)
-        return MAP_FAILED;
-    size_t before = (HUGE_PAGE - (uintptr_t)whole % HUGE_PAGE) % HUGE_PAGE;
-    if (before > 0)
-        munmap(whole, before);
-    munmap(whole + before + size, HUGE_PAGE - before);
-    return whole + before;
-}
-
-static struct memory *map_memory(uint64_t size, bool huge_pages, bool private, const char **failed)
+/* NULL and an error. */
+static struct memory *map_memory(uint64_t size, bool huge_pages, bool private, const char **failed, int *error)
 {
     size_t count = (size_t)((size + WINDOW_SIZE - 1) / WINDOW_SIZE);
     struct memory *memory = calloc(1, sizeof *memory + count * sizeof memory->windows[0]);
     *failed = "allocating the window list";
+    *error = ENOMEM;
     if (!memory)
         return NULL;
+    memory->fd = -1;
     *failed = "creating the guest memory file";
-    memory->fd = private ? -1 : create_file(size);
-    if (!private && memory->fd < 0) {
-        int error = errno;
+    *error = private ? 0 : os_create_file(size, &memory->fd);
+    if (*error != 0) {
         free(memory);
-        errno = error;
         return NULL;
     }
     *failed = "mapping guest memory";
@@ -145,23 +111,13 @@ static struct memory *map_memory(uint64_t size, bool huge_pages, bool private, c
         uint64_t offset = i * WINDOW_SIZE;
         window->owner = memory;
         window->size = (size_t)(size - offset < WINDOW_SIZE ? size - offset : WINDOW_SIZE);
-        void *address = private ? map_aligned(window->size)
-                                : mmap(NULL, window->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                                       memory->fd, (off_t)offset);
-        if (address == MAP_FAILED) {
-            int error = errno;
+        *error = os_map(memory->fd, offset, window->size, huge_pages, &window->address);
+        if (*error != 0) {
+            window->address = NULL;
             drop_memory(memory);
-            errno = error;
             return NULL;
         }
-        window->address = address;
         memory->window_count = i + 1;
-        /* Advice only: a kernel without huge pages for shared memory refuses it, and nothing is lost. */
-        if (huge_pages)
-            (void)madvise(address, window->size, MADV_HUGEPAGE);
-        /* A fork (Node spawns programs) must not copy page tables of gigabytes. */
-        (void)madvise(address, window->size, MADV_DONTFORK);
-        (void)madvise(address, window->size, MADV_DONTDUMP);
     }
     return memory;
 }
@@ -180,9 +136,10 @@ napi_value host_create_memory(napi_env env, napi_callback_info info)
         return host_throw_range(env, "createMemory: %llu bytes: wanted a multiple of 4096, at most 2^40",
                                 (unsigned long long)size);
     const char *failed;
-    struct memory *memory = map_memory(size, huge_pages, private, &failed);
+    int error;
+    struct memory *memory = map_memory(size, huge_pages, private, &failed, &error);
     if (!memory)
-        return host_throw_errno(env, failed, errno);
+        return host_throw_errno(env, failed, error);
 
     memory->references = 1;
     if (napi_create_external(env, memory, finalize_handle, NULL, &handle) != napi_ok) {
@@ -311,15 +268,6 @@ struct discard {
     struct range ranges[];
 };
 
-/* A range of a file: whoever maps it reads zeros from then on. */
-static int punch(int fd, struct range range)
-{
-    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range.offset, (off_t)range.length) < 0)
-        if (errno != EINTR)
-            return errno;
-    return 0;
-}
-
 /* A range of private memory, window by window. */
 static int forget(const struct memory *memory, struct range range)
 {
@@ -327,8 +275,9 @@ static int forget(const struct memory *memory, struct range range)
         const struct window *window = &memory->windows[range.offset / WINDOW_SIZE];
         uint64_t within = range.offset % WINDOW_SIZE;
         uint64_t piece = window->size - within < range.length ? window->size - within : range.length;
-        if (madvise((uint8_t *)window->address + within, piece, MADV_DONTNEED) < 0)
-            return errno;
+        int error = os_discard((uint8_t *)window->address + within, (size_t)piece);
+        if (error != 0)
+            return error;
         range.offset += piece;
         range.length -= piece;
     }
@@ -341,7 +290,8 @@ static void discard_ranges(napi_env env, void *data)
     (void)env;
     struct discard *discard = data;
     for (size_t i = 0; i < discard->count && discard->error == 0; i++)
-        discard->error = discard->memory->fd >= 0 ? punch(discard->memory->fd, discard->ranges[i])
+        discard->error = discard->memory->fd >= 0 ? os_discard_file(discard->memory->fd, discard->ranges[i].offset,
+                                                                    discard->ranges[i].length)
                                                   : forget(discard->memory, discard->ranges[i]);
 }
 
@@ -368,7 +318,7 @@ static void finish_discard(napi_env env, napi_status status, void *data)
             napi_resolve_deferred(env, discard->deferred, result);
     } else {
         snprintf(text, sizeof text, "giving guest memory back: %s", strerror(error));
-        if (napi_create_string_utf8(env, strerrorname_np(error), NAPI_AUTO_LENGTH, &code) == napi_ok &&
+        if (napi_create_string_utf8(env, os_error_name(error), NAPI_AUTO_LENGTH, &code) == napi_ok &&
             napi_create_string_utf8(env, text, NAPI_AUTO_LENGTH, &message) == napi_ok &&
             napi_create_error(env, code, message, &result) == napi_ok)
             napi_reject_deferred(env, discard->deferred, result);

@@ -25,6 +25,23 @@ export function compiler() {
   return cc;
 }
 
+/** What binding.gyp says for an operating system ('linux', 'win'): conditions that name it are merged in. */
+export function targetsFor(system) {
+  const resolve = (node) => {
+    const { conditions = [], ...plain } = node;
+    const merged = structuredClone(plain);
+    for (const [condition, more] of conditions) {
+      const name = /^OS=='(\w+)'$/.exec(condition)?.[1];
+      if (name === undefined) fail(`binding.gyp: condition ${condition}: only OS=='...' is understood`);
+      if (name !== system) continue;
+      for (const [key, value] of Object.entries(resolve(more))) merged[key] = [...(merged[key] ?? []), ...value];
+    }
+    return merged;
+  };
+  const { targets } = resolve(JSON.parse(readFileSync(path.join(root, 'binding.gyp'), 'utf8')));
+  return targets.map(resolve);
+}
+
 async function compileTarget(target) {
   const isAddon = target.type !== 'executable';
   const output = `${release}/${target.target_name}${isAddon ? '.node' : ''}`;
@@ -59,8 +76,7 @@ async function compileTarget(target) {
 /** Builds the Node-API addon and the launcher into build/Release. */
 export async function buildHost() {
   if (process.platform !== 'linux') return;
-  const { targets } = JSON.parse(readFileSync(path.join(root, 'binding.gyp'), 'utf8'));
-  for (const target of targets) await compileTarget(target);
+  for (const target of targetsFor('linux')) await compileTarget(target);
 }
 
 /** Assembles the reset ROM into build/rom/reset.bin. */

@@ -9,7 +9,7 @@
  * - No lock is needed between requests: preadv and pwritev carry their offset.
  * - A failed flush is for ever. Linux reports a page that it could not write once, and then takes it for clean, so that
  *   a second fdatasync would say that all is well.
- * - Another writer is kept out by a lock that dies with the process (native/host/files.c). A block device is opened
+ * - Another writer is kept out by a lock that dies with the process (native/host/linux/files.c). A block device is opened
  *   exclusively besides, which fails while it is mounted. On Windows neither exists; node opens files there for others
  *   to share.
  */

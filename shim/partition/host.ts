@@ -26,7 +26,7 @@ export interface ClockReading {
   readonly realtimeNs: bigint;
 }
 
-/** A VM of KVM for the addon to run; see native/host/kvm.c. */
+/** A VM of KVM for the addon to run; see native/host/linux/kvm.c. */
 export interface KvmMachineDescription {
   readonly vmFd: number;
   /** Bytes of a vCPU's kvm_run (KVM_GET_VCPU_MMAP_SIZE). */

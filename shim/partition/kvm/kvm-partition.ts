@@ -2,7 +2,7 @@
  * The kvm engine: a partition whose VPs are threads of this process on /dev/kvm, with KVM's own Hyper-V emulation below
  * the trap module.
  *
- * Set-up goes through ffi-napi (./vm, ./cpuid, ./libc), the run loops are the addon's (native/host/kvm.c). VPs start in
+ * Set-up goes through ffi-napi (./vm, ./cpuid, ./libc), the run loops are the addon's (native/host/linux/kvm.c). VPs start in
  * 64-bit mode at the trap module's entry, all at once; there is no firmware. A cold call is one port-I/O exit in which
  * the VP's thread waits; events to the shim are HvCallSignalEvent on one connection; a kick is a SynIC event flag.
  *

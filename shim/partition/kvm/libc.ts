@@ -3,7 +3,7 @@
  * the addon.
  *
  * Set-up only: some tens of calls of about 10 us each. What runs, waits or touches guest memory is the addon's
- * (native/host/kvm.c). No callback, no returned pointer; descriptors are numbers. ffi-napi takes some 80 ms to load, so
+ * (native/host/linux/kvm.c). No callback, no returned pointer; descriptors are numbers. ffi-napi takes some 80 ms to load, so
  * that happens at the first structure: `--engine auto` looks at capabilities only, where KVM is not fit.
  */
 import { constants as os } from 'node:os';

@@ -3,7 +3,7 @@
  * machines without hardware virtualization. TCG is no security boundary: see ARCHITECTURE.md.
  *
  * The child inherits guest memory, its end of the doorbell, the reset ROM and its end of a control socket as descriptors
- * without names. It dies with this process (native/host/launch.c), so nothing is left after any end of either, SIGKILL
+ * without names. It dies with this process (native/host/linux/launch.c), so nothing is left after any end of either, SIGKILL
  * included.
  *
  * Quirk: QEMU ends with status 0 both when a VP shuts down by a triple fault (-no-reboot) and when it is ended by

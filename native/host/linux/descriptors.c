@@ -2,7 +2,7 @@
  * File descriptors that a partition's process inherits by number: anonymous sealed files, and the socket that is
  * doorbell and kick. Nothing here has a name in a file system, so nothing can be left behind.
  */
-#include "host.h"
+#include "linux.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
  * notice us, and us them: they hold byte 100 + n shared while they use permission n (1 is writing), and byte 200 + n
  * shared while they bear nobody else who uses it (3 is resizing).
  */
-#include "host.h"
+#include "linux.h"
 
 #include <errno.h>
 #include <fcntl.h>

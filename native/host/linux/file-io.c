@@ -2,7 +2,7 @@
  * Reads and writes of disk images that the host can do at once, because its page cache has (or takes) the data: a trip
  * to the thread pool and back costs several times as much as a copy of some pages.
  */
-#include "host.h"
+#include "linux.h"
 
 #include <errno.h>
 #include <sys/uio.h>

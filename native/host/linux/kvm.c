@@ -18,7 +18,7 @@
  * regions. A guest that makes exits without end costs its own threads' time and little else: no exit allocates or logs, and
  * calls of JavaScript merge and are limited in number (BELLS_PER_MS).
  */
-#include "host.h"
+#include "linux.h"
 
 #include <errno.h>
 #include <limits.h>
