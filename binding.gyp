@@ -28,7 +28,7 @@
               "native/host/win32/files.c"
             ],
             "include_dirs": ["native/third-party/whp"],
-            "cflags": ["-std=c11", "-D_WIN32_WINNT=0x0A00", "-Wall", "-Wextra", "-Werror"]
+            "cflags": ["-std=c11", "-D_WIN32_WINNT=0x0A00", "-D__USE_MINGW_ANSI_STDIO=1", "-Wall", "-Wextra", "-Werror"]
           }
         ]
       ]

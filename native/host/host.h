@@ -14,10 +14,10 @@
 #include <node_api.h>
 
 /* Throws a JavaScript Error with a printf-style message; returns NULL so that a callback can return it. */
-__attribute__((format(printf, 2, 3))) napi_value host_throw(napi_env env, const char *format, ...);
+__attribute__((format(gnu_printf, 2, 3))) napi_value host_throw(napi_env env, const char *format, ...);
 
 /* Throws a RangeError likewise. */
-__attribute__((format(printf, 2, 3))) napi_value host_throw_range(napi_env env, const char *format, ...);
+__attribute__((format(gnu_printf, 2, 3))) napi_value host_throw_range(napi_env env, const char *format, ...);
 
 /* Throws an Error for a failed system call: "WHAT: strerror(error)", with the errno's name as its code. */
 napi_value host_throw_errno(napi_env env, const char *what, int error);

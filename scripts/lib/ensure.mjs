@@ -120,6 +120,8 @@ export const imagePackages = ['mmdebstrap', 'e2fsprogs'];
 export const pvgrubPackages = ['grub-xen-host'];
 /** For the lab: mkfs.ext4 makes its root image. */
 export const labPackages = [...runPackages, 'e2fsprogs'];
+/** For the addon for Windows. */
+export const win32Packages = ['gcc-mingw-w64-x86-64-posix', 'mingw-w64-x86-64-dev'];
 export const conformancePackages = [
   'libxen-dev',
   'linux-headers-common',
