@@ -69,6 +69,14 @@ bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *resul
     return true;
 }
 
+bool host_uint_property(napi_env env, napi_value object, const char *name, uint64_t *result)
+{
+    napi_value value;
+    if (napi_get_named_property(env, object, name, &value) != napi_ok)
+        return false;
+    return host_uint(env, value, name, result);
+}
+
 static bool export_functions(napi_env env, napi_value exports, const struct host_function *functions, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -84,9 +92,15 @@ static bool export_functions(napi_env env, napi_value exports, const struct host
 static napi_value init(napi_env env, napi_value exports)
 {
     static const struct host_function portable[] = {
-        {"createMemory", host_create_memory},   {"destroyMemory", host_destroy_memory},
-        {"discardMemory", host_discard_memory}, {"fill64", host_fill64},
+        {"createMemory", host_create_memory},
+        {"destroyMemory", host_destroy_memory},
+        {"discardMemory", host_discard_memory},
+        {"fill64", host_fill64},
         {"readClocks", host_read_clocks},
+        {"startMachine", host_start_machine},
+        {"kickMachine", host_kick_machine},
+        {"stopMachine", host_stop_machine},
+        {"readMachineExits", host_read_machine_exits},
     };
     if (!export_functions(env, exports, portable, sizeof portable / sizeof portable[0]) ||
         !export_functions(env, exports, host_platform_functions, host_platform_function_count))

@@ -1,5 +1,5 @@
 /*
- * The host addon's own declarations: error reporting and the table of exported functions.
+ * The host addon's own declarations: error reporting, arguments, and the tables of exported functions.
  *
  * The addon is mechanism only: it maps memory, reads clocks and runs virtual processors. Portable files ask a system by
  * the os_ functions; linux/ and win32/ have them, and what only one of the two can do. What any of it means is TypeScript's business
@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <node_api.h>
+#include "os.h"
 
 /* Throws a JavaScript Error with a printf-style message; returns NULL so that a callback can return it. */
 __attribute__((format(gnu_printf, 2, 3))) napi_value host_throw(napi_env env, const char *format, ...);
@@ -27,6 +28,9 @@ bool host_arguments(napi_env env, napi_callback_info info, const char *function,
 
 /* Reads a non-negative integer below 2^53 from a number argument; throws and returns false for anything else. */
 bool host_uint(napi_env env, napi_value value, const char *name, uint64_t *result);
+
+/* Reads a property that is such a number; throws and returns false for anything else. */
+bool host_uint_property(napi_env env, napi_value object, const char *name, uint64_t *result);
 
 /* Returns -1 with a JavaScript exception pending when a Node-API call failed. */
 #define HOST_CHECK(env, call)                                                                                          \
@@ -52,32 +56,13 @@ napi_value host_destroy_memory(napi_env env, napi_callback_info info);
 napi_value host_discard_memory(napi_env env, napi_callback_info info);
 napi_value host_fill64(napi_env env, napi_callback_info info);
 napi_value host_read_clocks(napi_env env, napi_callback_info info);
+napi_value host_start_machine(napi_env env, napi_callback_info info);
+napi_value host_kick_machine(napi_env env, napi_callback_info info);
+napi_value host_stop_machine(napi_env env, napi_callback_info info);
+napi_value host_read_machine_exits(napi_env env, napi_callback_info info);
 
 /* What one system has: linux/linux.c, win32/win32.c. */
 extern const struct host_function host_platform_functions[];
 extern const size_t host_platform_function_count;
-
-/* --- what the portable files want of a system; errors are errno's numbers, 0 for none ------------------------------ */
-
-/* Name of an errno, such as "ENOMEM". */
-const char *os_error_name(int error);
-
-/* A file of a fixed size without a name, for a child process to map; *fd is to be closed by os_close_file(). */
-int os_create_file(uint64_t size, int *fd);
-void os_close_file(int fd);
-
-/* Maps a part of such a file, or memory of this process alone (fd -1) at a multiple of 2 MiB; all zeros. */
-int os_map(int fd, uint64_t offset, size_t size, bool huge_pages, void **address);
-void os_unmap(void *address, size_t size);
-
-/* Gives pages back to the host, which read as zeros from then on. On any thread. */
-int os_discard_file(int fd, uint64_t offset, uint64_t length);
-int os_discard(void *address, size_t size);
-
-/* Nanoseconds of clocks: since some time in the past, the first without corrections of its speed; since 1970. */
-struct os_clocks {
-    uint64_t monotonic_raw, monotonic, realtime;
-};
-void os_read_clocks(struct os_clocks *clocks);
 
 #endif

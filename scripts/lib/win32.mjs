@@ -45,9 +45,16 @@ export async function buildWin32() {
     await runAsync(`${PREFIX}gcc`, [
       ...['-O2', '-g', ...target.cflags],
       ...target.defines.map((define) => `-D${define}`),
-      ...target.include_dirs.map((directory) => `-I${directory}`),
+      // Others' headers, with pragmas that gcc does not know.
+      ...target.include_dirs.flatMap((directory) => ['-isystem', directory]),
       ...[`-I${headers}`, '-shared', '-static-libgcc'],
-      ...[...target.sources, 'native/host/win32/delay-load.c', await importLibrary(headers), '-ldelayimp'],
+      ...[
+        ...target.sources,
+        'native/host/win32/delay-load.c',
+        await importLibrary(headers),
+        ...target.libraries,
+        '-ldelayimp',
+      ],
       ...['-o', temporary],
     ]);
     renameSync(path.join(root, temporary), path.join(root, output));

@@ -57,7 +57,10 @@ export const declaration: CommandDecl = {
     },
     snapshot: { help: 'write nothing to the disks: what the guest writes is gone when it ends' },
     name: { value: 'NAME', help: 'name of the domain' },
-    engine: { value: 'auto|kvm|qemu', help: 'what runs the virtual processors (auto: kvm where it is fit, else qemu)' },
+    engine: {
+      value: 'auto|whp|kvm|qemu',
+      help: 'what runs the virtual processors (auto: whp on Windows, kvm where it is fit, else qemu)',
+    },
     force: { help: 'take the engine even if it is not fit for use here (for tests)' },
     cpu: { value: 'MODEL', help: "processor model of engine qemu, as QEMU's -cpu (default qemu64; max has AVX2)" },
     'guest-ring': { value: 'auto|1|3', help: 'ring of the guest kernel (auto: 1 for Linux where the CPU allows it)' },

@@ -1,21 +1,21 @@
 /**
  * The engines: which one runs a partition here, and why.
  *
- * `auto` takes kvm where it is fit (Hyper-V emulation, ring 0 on hardware), else qemu. An engine that is asked for by
+ * `auto` takes whp on Windows; elsewhere kvm where it is fit (Hyper-V emulation, ring 0 on hardware), else qemu. An engine that is asked for by
  * name is refused where it is not fit, with the reason, unless forced. Each engine is loaded only when it is looked at.
  */
 import { access } from 'node:fs/promises';
 import type { Partition } from './partition';
 import type { QemuPartitionOptions } from './qemu/qemu-partition';
 
-export const ENGINE_CHOICES = ['auto', 'kvm', 'qemu'] as const;
+export const ENGINE_CHOICES = ['auto', 'whp', 'kvm', 'qemu'] as const;
 export type EngineChoice = (typeof ENGINE_CHOICES)[number];
 
 /** What any engine needs to know; the rest is the qemu engine's alone. */
 export type PartitionOptions = Omit<QemuPartitionOptions, 'qemu' | 'binary' | 'hugePages'>;
 
 export interface ChosenEngine {
-  readonly name: 'kvm' | 'qemu';
+  readonly name: 'whp' | 'kvm' | 'qemu';
   /** For the log. */
   readonly why: string;
   /** Does guest code run on the host's processor itself? */
@@ -75,9 +75,44 @@ async function kvm(hyperv: boolean, why: string): Promise<ChosenEngine> {
   };
 }
 
+/** Why an engine that was probed cannot be used, or should not be. */
+interface Fitness {
+  readonly impossible: string | undefined;
+  readonly unfit: string | undefined;
+}
+
+/** For an engine that was asked for by name. Returns why it was chosen. */
+function insist(name: 'whp' | 'kvm', { impossible, unfit }: Fitness, force: boolean): string {
+  const otherwise = process.platform === 'win32' ? '' : " '--engine qemu' works;";
+  if (impossible !== undefined) throw new EngineUnfitError(`the ${name} engine cannot be used: ${impossible}`);
+  if (unfit !== undefined && !force)
+    throw new EngineUnfitError(
+      `the ${name} engine is not fit for use here: ${unfit}.${otherwise} --force runs it nevertheless, for tests`,
+    );
+  return unfit === undefined ? 'asked for' : `forced, although ${unfit}`;
+}
+
+async function whp(asked: EngineChoice, force: boolean): Promise<ChosenEngine> {
+  const { probeWhp } = await import('./whp/probe.js');
+  const probe = probeWhp();
+  const why = insist('whp', probe, force);
+  return {
+    name: 'whp',
+    why: asked === 'auto' ? 'this is Windows' : why,
+    onHostCpu: true,
+    brokenFeatures: [],
+    interruptsTwice: IN_LAB,
+    create: async ({ memoryBytes, vpCount }) => {
+      const { WhpPartition } = await import('./whp/whp-partition.js');
+      return new WhpPartition({ memoryBytes, vpCount, hyperv: probe.hyperv });
+    },
+  };
+}
+
 /** Chooses. EngineUnfitError: the engine that was asked for cannot be used, or only by force. */
 export async function chooseEngine(asked: EngineChoice, force = false): Promise<ChosenEngine> {
   if (asked === 'qemu') return qemu('asked for');
+  if (asked === 'whp' || (asked === 'auto' && process.platform === 'win32')) return whp(asked, force);
   if (asked === 'auto') {
     const missing = await access(KVM_DEVICE).then(
       () => false,
@@ -93,11 +128,5 @@ export async function chooseEngine(asked: EngineChoice, force = false): Promise<
       ? kvm(true, `${KVM_DEVICE} is fit for it`)
       : qemu(`the kvm engine will not do: ${problem}`);
   }
-  if (probe.impossible !== undefined) throw new EngineUnfitError(`the kvm engine cannot be used: ${probe.impossible}`);
-  if (probe.unfit !== undefined && !force) {
-    throw new EngineUnfitError(
-      `the kvm engine is not fit for use here: ${probe.unfit}. '--engine qemu' works; --force runs it nevertheless, for tests`,
-    );
-  }
-  return kvm(probe.hyperv, probe.unfit === undefined ? 'asked for' : `forced, although ${probe.unfit}`);
+  return kvm(probe.hyperv, insist('kvm', probe, force));
 }

@@ -26,23 +26,17 @@ export interface ClockReading {
   readonly realtimeNs: bigint;
 }
 
-/** A VM of KVM for the addon to run; see native/host/linux/kvm.c. */
-export interface KvmMachineDescription {
-  readonly vmFd: number;
-  /** Bytes of a vCPU's kvm_run (KVM_GET_VCPU_MMAP_SIZE). */
-  readonly runSize: number;
-  /** Counts the guest's HvCallSignalEvent. */
-  readonly doorbellFd: number;
+/** What a machine of any engine is made of; see native/host/machine.h. */
+export interface MachineDescription {
+  readonly vpCount: number;
   /** OUT to it leaves the guest until the next kick of that VP, and rings. */
   readonly callPort: number;
   /** OUT to it rings. */
   readonly bellPort: number;
-  /** Kicks set event flag `flag` of SINT `sint`, and interrupt when that was clear; else they always interrupt. */
+  /** Kicks set event flag `flag` of SINT `sint`, which interrupts when that was clear; else they always interrupt. */
   readonly useFlags: boolean;
   readonly sint: number;
   readonly flag: number;
-  /** By VP index; `kick` is an eventfd that interrupts the VP. */
-  readonly vps: readonly { readonly fd: number; readonly kick: number }[];
   readonly regions: readonly {
     readonly gpa: number;
     readonly buffer: ArrayBuffer;
@@ -51,19 +45,40 @@ export interface KvmMachineDescription {
   }[];
 }
 
-/** Why no VP runs any longer: an index of KVM_END_KINDS, and numbers that go with it. */
-export interface KvmMachineEnd {
+/** A VM of KVM for the addon to run; see native/host/linux/kvm.c. */
+export interface KvmMachineDescription extends MachineDescription {
+  readonly vmFd: number;
+  /** Bytes of a vCPU's kvm_run (KVM_GET_VCPU_MMAP_SIZE). */
+  readonly runSize: number;
+  /** Counts the guest's HvCallSignalEvent. */
+  readonly doorbellFd: number;
+  /** By VP index; `kick` is an eventfd that interrupts the VP. */
+  readonly vps: readonly { readonly fd: number; readonly kick: number }[];
+}
+
+/** A partition of the Windows Hypervisor Platform for the addon to run; see native/host/win32/whp.c. */
+export interface WhpMachineDescription extends MachineDescription {
+  /** WHV_PARTITION_HANDLE of a partition that is set up and has its VPs. */
+  readonly partition: number;
+  /** The doorbell's connection for HvCallSignalEvent. */
+  readonly connection: number;
+  /** Vector of a kick's interrupt where there is no SynIC. */
+  readonly vector: number;
+}
+
+/** Why no VP runs any longer: an index of MACHINE_END_KINDS, and numbers that go with it. */
+export interface MachineEnd {
   readonly kind: number;
   readonly vp: number;
   readonly code: number;
   readonly detail: number;
   /** Where the VP was; 0n where that is not known. */
   readonly rip: bigint;
-  /** The instruction that KVM could not emulate, where it says so. */
+  /** The instruction that the hypervisor could not emulate, where it says so. */
   readonly instruction: Uint8Array;
 }
 
-export const KVM_END_KINDS = [
+export const MACHINE_END_KINDS = [
   'none',
   'stopped',
   'shutdown',
@@ -72,18 +87,16 @@ export const KVM_END_KINDS = [
   'internal-error',
   'fail-entry',
   'unknown-exit',
+  'no-memory',
 ] as const;
 
 interface Addon {
-  createKvmMachine(
-    machine: KvmMachineDescription,
-    onDoorbell: () => void,
-    onExit: (end: KvmMachineEnd) => void,
-  ): object;
-  startKvmMachine(handle: object): void;
-  kickKvmMachine(handle: object, vp: number): void;
-  stopKvmMachine(handle: object): void;
-  readKvmExits(handle: object, vp: number): number[];
+  createKvmMachine(machine: KvmMachineDescription, onDoorbell: () => void, onExit: (end: MachineEnd) => void): object;
+  createWhpMachine(machine: WhpMachineDescription, onDoorbell: () => void, onExit: (end: MachineEnd) => void): object;
+  startMachine(handle: object): void;
+  kickMachine(handle: object, vp: number): void;
+  stopMachine(handle: object): void;
+  readMachineExits(handle: object, vp: number): number[];
   createMemory(sizeBytes: number, hugePages: boolean, isPrivate: boolean): HostMemory;
   destroyMemory(handle: object, windows: readonly ArrayBuffer[]): void;
   discardMemory(handle: object, windows: readonly ArrayBuffer[], ranges: Float64Array): Promise<void>;
@@ -210,30 +223,38 @@ export function readClocks(): ClockReading {
   return addon().readClocks();
 }
 
-/** VPs of KVM, run by the addon; Errors for what the host refuses, with an errno's name as `code`. */
-export class KvmMachine {
-  private readonly handle: object;
+/**
+ * VPs on threads of the addon; Errors for what the host refuses, with an errno's name as `code`. `onDoorbell` and
+ * `onExit` are called on the event loop; onExit once, after start().
+ */
+export class Machine {
+  private constructor(private readonly handle: object) {}
 
-  /** Gives the VM its memory. `onDoorbell` and `onExit` are called on the event loop; onExit once, after start(). */
-  constructor(description: KvmMachineDescription, onDoorbell: () => void, onExit: (end: KvmMachineEnd) => void) {
-    this.handle = addon().createKvmMachine(description, onDoorbell, onExit);
+  /** Gives the VM its memory. */
+  static kvm(description: KvmMachineDescription, onDoorbell: () => void, onExit: (end: MachineEnd) => void): Machine {
+    return new Machine(addon().createKvmMachine(description, onDoorbell, onExit));
+  }
+
+  /** Maps the partition's memory, and makes what kicks and doorbell need. */
+  static whp(description: WhpMachineDescription, onDoorbell: () => void, onExit: (end: MachineEnd) => void): Machine {
+    return new Machine(addon().createWhpMachine(description, onDoorbell, onExit));
   }
 
   start(): void {
-    addon().startKvmMachine(this.handle);
+    addon().startMachine(this.handle);
   }
 
   kick(vp: number): void {
-    addon().kickKvmMachine(this.handle, vp);
+    addon().kickMachine(this.handle, vp);
   }
 
   /** Makes every VP leave the guest; onExit says when they have. */
   stop(): void {
-    addon().stopKvmMachine(this.handle);
+    addon().stopMachine(this.handle);
   }
 
-  /** Exits of a VP to this process so far, by KVM_EXIT_* number. */
+  /** Exits of a VP to this process so far, by the engine's numbers. */
   exits(vp: number): number[] {
-    return addon().readKvmExits(this.handle, vp);
+    return addon().readMachineExits(this.handle, vp);
   }
 }

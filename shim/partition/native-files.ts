@@ -39,10 +39,10 @@ export function packageRoot(): string {
 /** Absolute path of a built file, given its name and its folder under build/; NativeFileMissingError when absent. */
 export function nativeFile(folder: string, name: string): string {
   const root = packageRoot();
-  const candidates = [
-    path.join(root, 'build', folder, name),
-    path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, name),
-  ];
+  const built = path.join(root, 'build', folder, name);
+  const shipped = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, name);
+  // What build/ has is made by Linux, for Linux.
+  const candidates = process.platform === 'linux' ? [built, shipped] : [shipped, built];
   for (const candidate of candidates) if (existsSync(candidate)) return candidate;
   throw new NativeFileMissingError(name, candidates);
 }

@@ -5,5 +5,9 @@
  * export them.
  */
 export * from './codes';
+export * from './counters';
+export * from './cpuid';
 export * from './exits';
+export * from './features';
+export * from './hresult';
 export * from './registers';

@@ -23,6 +23,17 @@ void os_read_clocks(struct os_clocks *clocks)
     clocks->realtime = nanoseconds(CLOCK_REALTIME);
 }
 
+uint64_t os_milliseconds(void)
+{
+    return nanoseconds(CLOCK_MONOTONIC) / 1000000;
+}
+
+void os_sleep_ms(unsigned milliseconds)
+{
+    struct timespec time = {.tv_sec = milliseconds / 1000, .tv_nsec = (long)(milliseconds % 1000) * 1000000};
+    nanosleep(&time, NULL);
+}
+
 const struct host_function host_platform_functions[] = {
     {"createSealedFile", host_create_sealed_file},
     {"createSocketPair", host_create_socket_pair},
@@ -34,9 +45,5 @@ const struct host_function host_platform_functions[] = {
     {"punchHole", host_punch_hole},
     {"transferNow", host_transfer_now},
     {"createKvmMachine", host_create_kvm_machine},
-    {"startKvmMachine", host_start_kvm_machine},
-    {"kickKvmMachine", host_kick_kvm_machine},
-    {"stopKvmMachine", host_stop_kvm_machine},
-    {"readKvmExits", host_read_kvm_exits},
 };
 const size_t host_platform_function_count = sizeof host_platform_functions / sizeof host_platform_functions[0];

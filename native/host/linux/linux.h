@@ -14,9 +14,5 @@ napi_value host_seek_file(napi_env env, napi_callback_info info);
 napi_value host_punch_hole(napi_env env, napi_callback_info info);
 napi_value host_transfer_now(napi_env env, napi_callback_info info);
 napi_value host_create_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_start_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_kick_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_stop_kvm_machine(napi_env env, napi_callback_info info);
-napi_value host_read_kvm_exits(napi_env env, napi_callback_info info);
 
 #endif

@@ -74,7 +74,18 @@ void os_read_clocks(struct os_clocks *clocks)
     clocks->realtime = (((uint64_t)now.dwHighDateTime << 32 | now.dwLowDateTime) - UNIX_EPOCH) * 100;
 }
 
+uint64_t os_milliseconds(void)
+{
+    return GetTickCount64();
+}
+
+void os_sleep_ms(unsigned milliseconds)
+{
+    Sleep(milliseconds);
+}
+
 const struct host_function host_platform_functions[] = {
     {"lockFile", host_lock_file},
+    {"createWhpMachine", host_create_whp_machine},
 };
 const size_t host_platform_function_count = sizeof host_platform_functions / sizeof host_platform_functions[0];

@@ -8,5 +8,6 @@
 int win32_errno(unsigned long error);
 
 napi_value host_lock_file(napi_env env, napi_callback_info info);
+napi_value host_create_whp_machine(napi_env env, napi_callback_info info);
 
 #endif

@@ -1,6 +1,7 @@
 /** Why no VP of the kvm engine runs any longer, in words. */
 import { constants as os } from 'node:os';
-import { KVM_END_KINDS, type KvmMachineEnd } from '../host';
+import type { MachineEnd } from '../host';
+import { describeMachineEnd } from '../machine-end';
 import { KVM_EXIT } from './abi';
 
 /** Suberrors of KVM_EXIT_INTERNAL_ERROR (Documentation/virt/kvm/api.rst). */
@@ -24,29 +25,12 @@ export function exitName(reason: number): string {
   return EXIT_NAMES.get(reason) ?? `exit ${reason}`;
 }
 
-/** An address, and what is there, for the end of a sentence. */
-function at({ rip, instruction }: KvmMachineEnd): string {
-  if (rip === 0n) return '';
-  const bytes = Array.from(instruction, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
-  return ` at 0x${rip.toString(16)}${bytes === '' ? '' : `: ${bytes}`}`;
-}
-
-export function describeEnd(end: KvmMachineEnd): string {
-  const on = `virtual processor ${end.vp}`;
-  switch (KVM_END_KINDS[end.kind]) {
-    case 'stopped':
-      return 'the partition was stopped';
-    case 'shutdown':
-      return `${on} shut down by a triple fault${at(end)}`;
-    case 'reset':
-      return `${on} asked for a reset of the partition`;
-    case 'run-error':
-      return `KVM_RUN failed on ${on}: ${errnoText(end.code)}`;
-    case 'internal-error':
-      return `KVM gave up on ${on}: internal error ${end.code} (${INTERNAL_ERRORS[end.code] ?? 'unknown'})${at(end)}`;
-    case 'fail-entry':
-      return `the processor refused to enter ${on}: hardware reason 0x${end.detail.toString(16)}${at(end)}`;
-    default:
-      return `${on} left the guest for a reason that nobody asked for: KVM exit ${end.code} (${exitName(end.code)})${at(end)}`;
-  }
+export function describeEnd(end: MachineEnd): string {
+  return describeMachineEnd(end, {
+    hypervisor: 'KVM',
+    run: 'KVM_RUN',
+    error: errnoText,
+    internal: (code) => INTERNAL_ERRORS[code] ?? 'unknown',
+    exit: exitName,
+  });
 }

@@ -15,7 +15,8 @@
 import { closeSync } from 'node:fs';
 import { TRAP_ENGINE, TRAP_HV_PORT, TRAP_VECTOR } from '../../../abi/trap';
 import { GuestMemory } from '../guest-memory';
-import { KVM_END_KINDS, KvmMachine, type KvmMachineEnd } from '../host';
+import { MACHINE_END_KINDS, Machine, type MachineEnd } from '../host';
+import { machineDescription } from '../machine-description';
 import {
   BOOT_PARAMETERS,
   checkVp,
@@ -69,7 +70,7 @@ export class KvmPartition implements Partition {
   readonly engine = 'kvm';
   readonly memory: GuestMemory;
   readonly trapEngine: number;
-  private machine: KvmMachine | undefined;
+  private machine: Machine | undefined;
   private statistics: VcpuStatistics[] = [];
   private lastExits: VpExits[] | undefined;
   private unpin: (() => void) | undefined;
@@ -138,25 +139,13 @@ export class KvmPartition implements Partition {
       for (const { fd } of vps) this.statistics.push(VcpuStatistics.open(fd));
 
     this.unpin = this.memory.pin();
-    const machine = new KvmMachine(
+    const machine = Machine.kvm(
       {
         vmFd: vm,
         runSize,
         doorbellFd,
-        callPort: TRAP_HV_PORT.TRAP_CALL_PORT,
-        bellPort: TRAP_HV_PORT.TRAP_BELL_PORT,
-        useFlags: hyperv,
-        sint: TRAP_HV_PORT.TRAP_HV_SINT,
-        flag: TRAP_HV_PORT.TRAP_HV_FLAG,
         vps,
-        regions: this.memory.regions.flatMap((region) =>
-          this.memory.ranges(region.gpa, region.size).map(({ gpa, buffer }) => ({
-            gpa,
-            buffer: buffer.buffer as ArrayBuffer,
-            offset: buffer.byteOffset,
-            size: buffer.length,
-          })),
-        ),
+        ...machineDescription(this.memory, vpCount, hyperv),
       },
       () => events.doorbell(),
       (end) => {
@@ -218,8 +207,8 @@ export class KvmPartition implements Partition {
     });
   }
 
-  private exitOf(end: KvmMachineEnd): PartitionExit {
-    const kind = KVM_END_KINDS[end.kind];
+  private exitOf(end: MachineEnd): PartitionExit {
+    const kind = MACHINE_END_KINDS[end.kind];
     const message = describeEnd(end);
     const rest = { message, code: undefined, signal: undefined, stderr: '' };
     if (this.stopRequested || kind === 'stopped') return { reason: 'stopped', ...rest };

@@ -8,7 +8,7 @@
  */
 import { closeSync } from 'node:fs';
 import { GuestMemory } from '../guest-memory';
-import { KvmMachine } from '../host';
+import { Machine } from '../host';
 import { KVM_CAP, KVM_REQUEST } from './abi';
 import { missingFeatures, setCpuid, supportedCpuid, supportedHypervCpuid } from './cpuid';
 import { describeEnd } from './end';
@@ -153,8 +153,17 @@ async function measureRing0(kvm: number): Promise<number> {
     open.push(silent);
     await new Promise<void>((resolve, reject) => {
       let finished = false;
-      const description = { vmFd: vm, runSize, regions, useFlags: false, sint: 0, flag: 0, bellPort: DONE_PORT };
-      const machine = new KvmMachine(
+      const description = {
+        vmFd: vm,
+        runSize,
+        regions,
+        vpCount: 1,
+        useFlags: false,
+        sint: 0,
+        flag: 0,
+        bellPort: DONE_PORT,
+      };
+      const machine = Machine.kvm(
         { ...description, callPort: 0xffff, doorbellFd: silent, vps: [{ fd: vcpu, kick: silent }] },
         () => {
           finished = true;

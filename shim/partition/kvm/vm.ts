@@ -5,6 +5,7 @@
  * nothing else: SynIC needs them), vCPUs in VP-index order, CPUID, SynIC, registers.
  */
 import { closeSync, openSync } from 'node:fs';
+import { type InitialRegisters, LONG_MODE, SELECTORS } from '../long-mode';
 import { KVM, KVM_CAP, KVM_REQUEST, KvmEnableCap, KvmMpState, KvmRegs, KvmSregs } from './abi';
 import { assign, instance, ioctl, SystemCallError } from './libc';
 
@@ -54,28 +55,17 @@ export function enableCapability(fd: number, name: keyof typeof KVM_CAP & string
   ioctl(fd, `KVM_ENABLE_CAP ${name}`, KVM_REQUEST.KVM_ENABLE_CAP, cap.ref());
 }
 
-/** CR0: PG, AM, WP, NE, ET, MP, PE; CR4: PAE, OSFXSR, OSXMMEXCPT; EFER: SCE, LME, LMA, NXE. */
-const LONG_MODE = { cr0: 0x8005_0033, cr4: 0x620, efer: 0xd01 } as const;
-const CODE_SEGMENT = 0x08;
-const DATA_SEGMENT = 0x10;
-const TASK_SEGMENT = 0x18;
-
-export interface InitialRegisters {
-  readonly cr3: number;
-  readonly rip: bigint;
-  readonly rdi: number;
-  readonly rsi: number;
-}
-
 /** Puts a vCPU into 64-bit mode at ring 0, flat segments, interrupts off, ready to run. */
 export function setRegisters(fd: number, { cr3, rip, rdi, rsi }: InitialRegisters): void {
   const sregs = instance(KvmSregs);
   ioctl(fd, 'KVM_GET_SREGS', KVM_REQUEST.KVM_GET_SREGS, sregs.ref());
   const flat = { base: 0, limit: 0xffff_ffff, present: 1, dpl: 0, s: 1, g: 1, avl: 0, unusable: 0 };
-  const code = { ...flat, selector: CODE_SEGMENT, type: 11, l: 1, db: 0 };
-  const data = { ...flat, selector: DATA_SEGMENT, type: 3, l: 0, db: 1 };
+  const code = { ...flat, selector: SELECTORS.code, type: 11, l: 1, db: 0 };
+  const data = { ...flat, selector: SELECTORS.data, type: 3, l: 0, db: 1 };
   assign(sregs, {
-    ...LONG_MODE,
+    cr0: LONG_MODE.cr0,
+    cr4: LONG_MODE.cr4,
+    efer: LONG_MODE.efer,
     cr3,
     cs: code,
     ds: data,
@@ -86,7 +76,7 @@ export function setRegisters(fd: number, { cr3, rip, rdi, rsi }: InitialRegister
     tr: {
       base: 0,
       limit: 0x67,
-      selector: TASK_SEGMENT,
+      selector: SELECTORS.task,
       type: 11,
       present: 1,
       dpl: 0,
@@ -100,7 +90,7 @@ export function setRegisters(fd: number, { cr3, rip, rdi, rsi }: InitialRegister
     idt: { base: 0, limit: 0 },
   });
   ioctl(fd, 'KVM_SET_SREGS', KVM_REQUEST.KVM_SET_SREGS, sregs.ref());
-  const regs = instance(KvmRegs, { rip: rip.toString(), rdi, rsi, rflags: 2 });
+  const regs = instance(KvmRegs, { rip: rip.toString(), rdi, rsi, rflags: LONG_MODE.rflags });
   ioctl(fd, 'KVM_SET_REGS', KVM_REQUEST.KVM_SET_REGS, regs.ref());
 }
 

@@ -26,6 +26,11 @@ export interface Vendor {
    * read from the object file; expressions must then be constant.
    */
   readonly cross?: string;
+  /**
+   * Unions of 64 bits whose bit-fields our constants are masks of, by the constants' prefix: 'WHV_EXIT_' is
+   * WHV_EXTENDED_VM_EXITS, so that WHV_EXIT_HypercallExit is what the union holds with .HypercallExit = 1.
+   */
+  readonly bitFields?: Readonly<Record<string, string>>;
 }
 
 export interface Difference {
@@ -46,6 +51,8 @@ export interface Comparison {
 
 interface Probe {
   readonly item: string;
+  /** The initializer of a union, in place of an expression. */
+  readonly union?: string;
   readonly ours: bigint;
   /** The first expression that compiles is used. */
   readonly candidates: readonly string[];
@@ -100,12 +107,11 @@ function probesOf(module: Readonly<Record<string, unknown>>, vendor: Vendor): Pr
     for (const [name, value] of Object.entries(group.values)) {
       if (seen.has(name)) continue;
       seen.add(name);
-      const expression = vendor.expressions?.[name];
-      probes.push({
-        item: name,
-        ours: BigInt.asUintN(U64, BigInt(value)),
-        candidates: [expression ?? name],
-      });
+      const ours = BigInt.asUintN(U64, BigInt(value));
+      const [prefix, union] = Object.entries(vendor.bitFields ?? {}).find(([p]) => name.startsWith(p)) ?? [];
+      if (prefix !== undefined && union !== undefined)
+        probes.push({ item: name, ours, union, candidates: [`{ .${name.slice(prefix.length)} = 1 }`] });
+      else probes.push({ item: name, ours, candidates: [vendor.expressions?.[name] ?? name] });
     }
   }
   return probes;
@@ -149,18 +155,29 @@ function run(dir: string, vendor: Vendor, expressions: readonly string[]): bigin
   return output.split('\n').map((line) => BigInt(`0x${line}`));
 }
 
-/** The values of the expressions, from an array in an object file. */
-function readObject(dir: string, vendor: Vendor, expressions: readonly string[]): bigint[] {
+interface Found {
+  readonly probe: Probe;
+  readonly expression: string;
+}
+
+/** The values of what was found, from variables of 64 bits in an object file. */
+function readObject(dir: string, vendor: Vendor, found: readonly Found[]): bigint[] {
   const source = join(dir, 'values.c');
   const object = join(dir, 'values.o');
   const binary = join(dir, 'values.bin');
-  const array = `__attribute__((section("values"))) unsigned long long values[] = {\n${expressions.join(',\n')}\n};\n`;
-  writeFileSync(source, `${vendor.preamble}\n${array}`);
-  execFileSync(`${vendor.cross}gcc`, ['-std=gnu11', '-w', ...includeFlags(vendor), '-c', '-o', object, source]);
+  const variables = found.map(({ probe, expression }, i) => {
+    const type = probe.union ?? 'unsigned long long';
+    const value = probe.union === undefined ? `(unsigned long long)(${expression})` : expression;
+    return `${type} value_${i} __attribute__((section("values"))) = ${value};\n`;
+  });
+  writeFileSync(source, `${vendor.preamble}\n${variables.join('')}`);
+  // In the order in which they are written.
+  const flags = ['-std=gnu11', '-w', '-fno-toplevel-reorder', ...includeFlags(vendor)];
+  execFileSync(`${vendor.cross}gcc`, [...flags, '-c', '-o', object, source]);
   execFileSync(`${vendor.cross}objcopy`, ['-O', 'binary', '-j', 'values', object, binary]);
   const bytes = readFileSync(binary);
   // The section may be padded at its end.
-  return expressions.map((_, i) => bytes.readBigUInt64LE(8 * i));
+  return found.map((_, i) => bytes.readBigUInt64LE(8 * i));
 }
 
 /** Compares every struct, field and constant that a module of abi/ exports with the vendor's headers. */
@@ -172,9 +189,11 @@ export function compare(module: Readonly<Record<string, unknown>>, vendor: Vendo
     const owner: { probe: Probe; expression: string }[] = [];
     for (const probe of probes) {
       for (const expression of probe.candidates) {
-        lines.push(
-          `void probe_${lines.length}(void) { unsigned long long v = (unsigned long long)(${expression}); (void)v; }`,
-        );
+        const body =
+          probe.union === undefined
+            ? `unsigned long long v = (unsigned long long)(${expression});`
+            : `${probe.union} v = ${expression};`;
+        lines.push(`void probe_${lines.length}(void) { ${body} (void)v; }`);
         owner.push({ probe, expression });
       }
     }
@@ -185,8 +204,18 @@ export function compare(module: Readonly<Record<string, unknown>>, vendor: Vendo
     });
 
     const found = probes.filter((p) => chosen.has(p));
-    const expressions = found.map((p) => `(unsigned long long)(${chosen.get(p)})`);
-    const values = vendor.cross === undefined ? run(dir, vendor, expressions) : readObject(dir, vendor, expressions);
+    const values =
+      vendor.cross === undefined
+        ? run(
+            dir,
+            vendor,
+            found.map((p) => `(unsigned long long)(${chosen.get(p)})`),
+          )
+        : readObject(
+            dir,
+            vendor,
+            found.map((probe) => ({ probe, expression: chosen.get(probe) ?? '' })),
+          );
     if (values.length !== found.length) throw new Error(`expected ${found.length} values, got ${values.length}`);
 
     const equal: string[] = [];

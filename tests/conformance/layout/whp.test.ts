@@ -1,27 +1,45 @@
 /**
- * abi/hyperv/whp against mingw-w64's winhvplatformdefs.h, compiled for Windows.
+ * abi/hyperv/whp against Microsoft's own headers (native/third-party/whp) and mingw-w64's, compiled for Windows.
  *
- * Quirks: nothing is run: the cross compiler's object file has the values.
+ * Quirks: nothing is run: the cross compiler's object file has the values. mingw-w64's headers are older.
  */
 import { existsSync } from 'node:fs';
+import path from 'node:path';
 import * as whp from '../../../abi/hyperv/whp';
+import { packageRoot } from '../../../shim/partition/native-files';
 import { type Comparison, compare, hasProgram, judge, namesIn, type Vendor } from './vendor';
 
 const HEADER = '/usr/x86_64-w64-mingw32/include/winhvplatformdefs.h';
 const CROSS = 'x86_64-w64-mingw32-';
 
-const VENDOR: Vendor = {
-  preamble: '#include <windows.h>\n#include <winhvplatformdefs.h>',
+const COMMON = {
   cross: CROSS,
   // The tag of this one starts with an underscore.
   tags: { WHV_HYPERCALL_CONTEXT: 'WHV_HYPERCALL_CONTEXT' },
-};
+  bitFields: {
+    WHV_FEATURE_: 'WHV_CAPABILITY_FEATURES',
+    WHV_EXIT_: 'WHV_EXTENDED_VM_EXITS',
+    WHV_MSR_EXIT_: 'WHV_X64_MSR_EXIT_BITMAP',
+    WHV_SYNTHETIC_: 'WHV_SYNTHETIC_PROCESSOR_FEATURES',
+  },
+  // HRESULT is signed.
+  expressions: Object.fromEntries(namesIn(whp.WIN32_E).map((name) => [name, `(unsigned)${name}`])),
+} as const;
 
-/** What we declare and the header has otherwise, with the reason. */
+const MICROSOFT: Vendor = {
+  ...COMMON,
+  preamble: '#include <windows.h>\n#include <WinHvPlatform.h>',
+  tags: { ...COMMON.tags, WHV_VP_EXIT_CONTEXT: 'struct WHV_X64_VP_EXIT_CONTEXT' },
+  includeDirs: [path.join(packageRoot(), 'native', 'third-party', 'whp')],
+};
+const MINGW: Vendor = { ...COMMON, preamble: '#include <windows.h>\n#include <winhvplatformdefs.h>' };
+
+/** What we declare and both have otherwise, with the reason. */
 const ALLOWED: Readonly<Record<string, string>> = {
   'WHV_VP_EXIT_CONTEXT.InstructionLengthAndCr8': 'two bit-fields in the header',
   'sizeof WHV_VP_EXIT_CONTEXT.InstructionLengthAndCr8': 'two bit-fields in the header',
   ...Object.fromEntries(namesIn(whp.WHV_IO_PORT_ACCESS).map((n) => [n, 'bit-fields in the header'])),
+  ...Object.fromEntries(namesIn(whp.WHV_E).map((n) => [n, "in Windows' winerror.h, which neither has"])),
 };
 
 const absent = !existsSync(HEADER)
@@ -30,24 +48,29 @@ const absent = !existsSync(HEADER)
     ? 'gcc-mingw-w64-x86-64'
     : undefined;
 
+const VENDORS: readonly [string, Vendor, Readonly<Record<string, string>>][] = [
+  ["Microsoft's headers", MICROSOFT, {}],
+  ["mingw-w64's headers", MINGW, {}],
+];
+
 if (absent !== undefined) {
-  test.skip(`abi/hyperv/whp against winhvplatformdefs.h: package ${absent} is not installed`, () => {});
+  test.skip(`abi/hyperv/whp against the headers of Windows: package ${absent} is not installed`, () => {});
 } else {
-  describe('abi/hyperv/whp against winhvplatformdefs.h', () => {
+  describe.each(VENDORS)('abi/hyperv/whp against %s', (_name, vendor, more) => {
     let result: Comparison;
     beforeAll(() => {
-      result = compare(whp, VENDOR);
+      result = compare(whp, vendor);
     });
 
     test('every struct, field and constant has the vendor’s layout and value', () => {
-      expect(judge(result, ALLOWED).unexpected).toEqual([]);
+      expect(judge(result, { ...ALLOWED, ...more }).unexpected).toEqual([]);
     });
 
     test('the allow-list has no stale entry', () => {
-      expect(judge(result, ALLOWED).stale).toEqual([]);
+      expect(judge(result, { ...ALLOWED, ...more }).stale).toEqual([]);
     });
 
-    test('the comparison covered the exit contexts', () => {
+    test('the comparison covered the exit contexts, and bits of unions', () => {
       expect(result.equal).toEqual(
         expect.arrayContaining([
           'struct WHV_RUN_VP_EXIT_CONTEXT',
@@ -55,6 +78,8 @@ if (absent !== undefined) {
           'struct WHV_HYPERCALL_CONTEXT',
           'WHvX64RegisterCr3',
           'WHvRunVpExitReasonCanceled',
+          'WHV_SYNTHETIC_SignalEvents',
+          'WHV_EXIT_UnknownSynicConnection',
         ]),
       );
     });

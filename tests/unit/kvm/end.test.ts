@@ -1,9 +1,9 @@
-import { KVM_END_KINDS } from '../../../shim/partition/host';
+import { MACHINE_END_KINDS } from '../../../shim/partition/host';
 import { describeEnd, exitName } from '../../../shim/partition/kvm/end';
 
-const end = (kind: (typeof KVM_END_KINDS)[number], code = 0, detail = 0, vp = 3) =>
+const end = (kind: (typeof MACHINE_END_KINDS)[number], code = 0, detail = 0, vp = 3) =>
   describeEnd({
-    kind: KVM_END_KINDS.indexOf(kind),
+    kind: MACHINE_END_KINDS.indexOf(kind),
     vp,
     code,
     detail,
@@ -33,12 +33,12 @@ test.each([
 });
 
 test('every kind of end but "none" has words of its own', () => {
-  const said = KVM_END_KINDS.slice(1).map((kind) => end(kind));
+  const said = MACHINE_END_KINDS.slice(1).map((kind) => end(kind));
   expect(new Set(said).size).toBe(said.length);
 });
 
 test('where it was, and the instruction, where they are known', () => {
-  const internal = { kind: KVM_END_KINDS.indexOf('internal-error'), vp: 0, code: 1, detail: 0 };
+  const internal = { kind: MACHINE_END_KINDS.indexOf('internal-error'), vp: 0, code: 1, detail: 0 };
   const rip = 0xffff_8280_0000_1234n;
   expect(describeEnd({ ...internal, rip, instruction: new Uint8Array() })).toMatch(
     /\(an instruction could not be emulated\) at 0xffff828000001234$/,
@@ -46,7 +46,7 @@ test('where it was, and the instruction, where they are known', () => {
   expect(describeEnd({ ...internal, rip, instruction: Uint8Array.of(0x0f, 0x01, 0xd0) })).toMatch(
     / at 0xffff828000001234: 0f 01 d0$/,
   );
-  const triple = { ...internal, kind: KVM_END_KINDS.indexOf('shutdown'), instruction: new Uint8Array() };
+  const triple = { ...internal, kind: MACHINE_END_KINDS.indexOf('shutdown'), instruction: new Uint8Array() };
   expect(describeEnd({ ...triple, rip })).toBe('virtual processor 0 shut down by a triple fault at 0xffff828000001234');
 });
 

@@ -77,12 +77,15 @@ jest.mock('../../../shim/partition/kvm/libc', () => {
 jest.mock('../../../shim/partition/host', () => ({
   ...(jest.requireActual('../../../shim/partition/host') as object),
   /** Runs the loop that is measured, in no time. */
-  KvmMachine: class {
+  Machine: class FakeMachine {
     constructor(
       private readonly description: { regions: { buffer: ArrayBuffer; offset: number }[] },
       private readonly onDoorbell: () => void,
       private readonly onExit: (end: object) => void,
     ) {}
+    static kvm(...given: ConstructorParameters<typeof FakeMachine>): FakeMachine {
+      return new FakeMachine(...given);
+    }
     start(): void {
       const [region] = this.description.regions;
       if (region === undefined) throw new Error('no memory');

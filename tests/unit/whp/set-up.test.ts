@@ -1,0 +1,178 @@
+import {
+  WHV_PARTITION_PROPERTY_CODE as P,
+  WHV_E,
+  WHV_EXTENDED_VM_EXITS,
+  WHV_REGISTER_NAME,
+  WHV_SYNTHETIC_PROCESSOR_FEATURES,
+  WhvX64CpuidResult2,
+  WIN32_E,
+} from '../../../abi/hyperv/whp';
+import { interceptCounters } from '../../../shim/partition/whp/counters';
+import { describeHresult, WhpCallError } from '../../../shim/partition/whp/hresult';
+import { makePartition, missingSynthetic, readCapabilities, resultsFor } from '../../../shim/partition/whp/set-up';
+import { ALL_SYNTHETIC, entry, FakeApi } from './fake-api';
+
+const registers = (vp: number) => ({ cr3: 0x5000, rip: 0xffff_8280_0000_0000n, rdi: 0x7000, rsi: vp });
+
+function make(api: FakeApi, vpCount = 2, hyperv = true): number {
+  const capabilities = readCapabilities(api);
+  const cpuidResults = resultsFor(api, { hyperv, capabilities }, (host, hypervisor) => [
+    ...host.map((e) => (e.leaf === 7 ? { ...e, ebx: 0 } : e)),
+    ...hypervisor,
+  ]);
+  return makePartition(api, { vpCount, hyperv, capabilities, cpuidResults }, registers);
+}
+
+const CPUID = [
+  entry(0, { eax: 7 }),
+  entry(1, { ebx: 0x0200_0800, ecx: 0x8020_0001 }),
+  entry(7, { ebx: 0x0000_0281, hasSubleaves: true }),
+  entry(0x4000_0000, { eax: 0x4000_0001 }),
+  entry(0x4000_0001, { eax: 0x3123_7648 }),
+];
+
+describe('making a partition', () => {
+  test('all VPs start at the same place, with their own number, and none waits for a start-up IPI', () => {
+    const api = new FakeApi();
+    const partition = api.partitions.get(make(api));
+    expect([...(partition?.vps.keys() ?? [])]).toEqual([0, 1]);
+    for (const [vp, { names, values }] of partition?.vps ?? []) {
+      const value = (name: number): bigint => values.readBigUInt64LE(16 * names.indexOf(name));
+      expect(value(WHV_REGISTER_NAME.WHvX64RegisterRip)).toBe(0xffff_8280_0000_0000n);
+      expect(value(WHV_REGISTER_NAME.WHvX64RegisterCr3)).toBe(0x5000n);
+      expect(value(WHV_REGISTER_NAME.WHvX64RegisterRsi)).toBe(BigInt(vp));
+      expect(value(WHV_REGISTER_NAME.WHvX64RegisterEfer) & 0x500n).toBe(0x500n);
+      expect(value(WHV_REGISTER_NAME.WHvRegisterInternalActivityState)).toBe(0n);
+      const cs = values.subarray(16 * names.indexOf(WHV_REGISTER_NAME.WHvX64RegisterCs));
+      // Long mode: L set, D clear.
+      expect(cs.readUInt16LE(14) & 0x6000).toBe(0x2000);
+    }
+  });
+
+  test('the synthetic features are those that are used and offered', () => {
+    const api = new FakeApi();
+    api.synthetic = ALL_SYNTHETIC & ~WHV_SYNTHETIC_PROCESSOR_FEATURES.WHV_SYNTHETIC_NotifyLongSpinWait;
+    const banks = api.partitions
+      .get(make(api))
+      ?.properties.get(P.WHvPartitionPropertyCodeSyntheticProcessorFeaturesBanks);
+    const set = banks?.readBigUInt64LE(8) ?? 0n;
+    expect(banks?.readUInt32LE(0)).toBe(1);
+    expect(set & WHV_SYNTHETIC_PROCESSOR_FEATURES.WHV_SYNTHETIC_SignalEvents).not.toBe(0n);
+    expect(set & WHV_SYNTHETIC_PROCESSOR_FEATURES.WHV_SYNTHETIC_NotifyLongSpinWait).toBe(0n);
+    // AccessGuestIdleReg: the module does not use it.
+    expect(set & (1n << 10n)).toBe(0n);
+  });
+
+  test('without the Hyper-V interface there are no synthetic features and no hypercall exits', () => {
+    const api = new FakeApi();
+    const properties = api.partitions.get(make(api, 1, false))?.properties;
+    expect(properties?.has(P.WHvPartitionPropertyCodeSyntheticProcessorFeaturesBanks)).toBe(false);
+    const exits = properties?.get(P.WHvPartitionPropertyCodeExtendedVmExits)?.readBigUInt64LE() ?? 0n;
+    expect(exits & WHV_EXTENDED_VM_EXITS.WHV_EXIT_HypercallExit).toBe(0n);
+    expect(exits & WHV_EXTENDED_VM_EXITS.WHV_EXIT_X64MsrExit).not.toBe(0n);
+  });
+
+  test('a property that older Windows does not know, and that can be done without, is no failure', () => {
+    const api = new FakeApi();
+    api.unknownProperties = [P.WHvPartitionPropertyCodeUnimplementedMsrAction];
+    expect(api.partitions.has(make(api))).toBe(true);
+  });
+
+  test('CPUID: only the bits that the policy wants otherwise are replaced, never a VP’s own', () => {
+    const api = new FakeApi();
+    api.cpuid = CPUID;
+    const results = api.partitions.get(make(api))?.properties.get(P.WHvPartitionPropertyCodeCpuidResultList2);
+    expect(results?.length).toBe(WhvX64CpuidResult2.size);
+    const view = new DataView(results?.buffer ?? new ArrayBuffer(0), results?.byteOffset ?? 0, results?.length ?? 0);
+    expect(WhvX64CpuidResult2.get.Function(view, 0)).toBe(7);
+    // Subleaf-specific; EBX to 0, in the bits that were set.
+    expect(WhvX64CpuidResult2.get.Flags(view, 0)).toBe(1);
+    expect(view.getUint32(16 + 4, true)).toBe(0);
+    expect(view.getUint32(32 + 4, true)).toBe(0x281);
+    // The partition that was asked is gone.
+    expect(api.partitions.size).toBe(1);
+  });
+
+  test('a Windows that cannot say what CPUID answers keeps its own answers', () => {
+    const api = new FakeApi();
+    api.cpuid = CPUID;
+    api.absent = ['WHvGetVirtualProcessorCpuidOutput'];
+    const properties = api.partitions.get(make(api))?.properties;
+    expect(properties?.has(P.WHvPartitionPropertyCodeCpuidResultList2)).toBe(false);
+  });
+});
+
+describe('each call fails in turn', () => {
+  const api = new FakeApi();
+  api.cpuid = CPUID;
+  make(api);
+  const calls = [...api.calls];
+
+  test.each(calls.map((call, index) => [index, call] as const))('call %i, %s: nothing is left', (index) => {
+    const failing = new FakeApi();
+    failing.cpuid = CPUID;
+    failing.failAt = { index, hresult: WIN32_E.E_OUTOFMEMORY };
+    let error: unknown;
+    try {
+      make(failing);
+    } catch (caught) {
+      error = caught;
+    }
+    const mayFail = calls[index] === 'WHvGetCapability' || calls[index] === 'WHvDeletePartition';
+    const optional = calls.slice(0, index + 1).filter((c) => c === 'WHvSetPartitionProperty').length;
+    if (error === undefined) {
+      // Optional: capabilities but the first, and the action for MSRs.
+      expect(mayFail || optional > 0).toBe(true);
+      expect(failing.partitions.size).toBe(calls[index] === 'WHvDeletePartition' ? 2 : 1);
+      return;
+    }
+    expect(error).toBeInstanceOf(WhpCallError);
+    expect((error as Error).message).toMatch(/E_OUTOFMEMORY\): the host has not enough memory/);
+    expect((error as WhpCallError).call).toBe(calls[index]);
+    expect(failing.partitions.size).toBe(calls[index] === 'WHvDeletePartition' ? 1 : 0);
+  });
+});
+
+describe('what the host offers', () => {
+  test('no hypervisor: nothing else is asked', () => {
+    const api = new FakeApi();
+    api.hypervisorPresent = false;
+    expect(readCapabilities(api)).toMatchObject({ hypervisorPresent: false, synthetic: 0n });
+    expect(api.calls).toEqual(['WHvGetCapability']);
+  });
+
+  test('what is missing of the Hyper-V interface has the header’s names', () => {
+    const api = new FakeApi();
+    expect(missingSynthetic(readCapabilities(api))).toEqual([]);
+    api.synthetic = ALL_SYNTHETIC & ~WHV_SYNTHETIC_PROCESSOR_FEATURES.WHV_SYNTHETIC_DirectSyntheticTimers;
+    expect(missingSynthetic(readCapabilities(api))).toEqual(['DirectSyntheticTimers']);
+  });
+
+  test('counters: those that this Windows has written', () => {
+    expect(interceptCounters(new FakeApi(), 1, 0)).toEqual({
+      PageInvalidations: 0,
+      ControlRegisterAccesses: 0,
+      IoInstructions: 7,
+    });
+    const api = new FakeApi();
+    api.absent = ['WHvGetVirtualProcessorCounters'];
+    expect(interceptCounters(api, 1, 0)).toEqual({});
+  });
+});
+
+describe('HRESULTs in words', () => {
+  test.each([
+    [WHV_E.WHV_E_UNKNOWN_PROPERTY, /^0x80370302 \(WHV_E_UNKNOWN_PROPERTY\): this Windows does not know the property/],
+    [-2147024891, /^0x80070005 \(E_ACCESSDENIED\): .*Enable-WindowsOptionalFeature/],
+    [0xc0350008, /^0xc0350008 \(STATUS_HV_OPERATION_DENIED\): /],
+    [0xc0351234, /^0xc0351234 \(not a number that is known here\)$/],
+  ])('%i', (hresult, words) => {
+    expect(describeHresult(hresult)).toMatch(words);
+  });
+
+  test('an error names the call and what it was about', () => {
+    expect(new WhpCallError('WHvSetPartitionProperty', WHV_E.WHV_E_UNKNOWN_PROPERTY, 'property X').message).toMatch(
+      /^WHvSetPartitionProperty \(property X\) answers 0x80370302 /,
+    );
+  });
+});
