@@ -1,0 +1,5 @@
+#include "tap.h"
+void test_environment(const char *self)
+{
+    (void)self;
+}

@@ -1,0 +1,2 @@
+#include "tap.h"
+void test_memory(void) {}
