@@ -1,0 +1,33 @@
+/**
+ * The whp engine: the contract of Partition, on Windows or, under Wine, on the stand-in of tests/windows. Where partitions
+ * have no Hyper-V interface, the engine runs as if forced.
+ */
+
+import { probeWhp } from '../../../shim/partition/whp/probe';
+import { WhpPartition } from '../../../shim/partition/whp/whp-partition';
+import { contract } from './contract';
+
+/** What ring 0 costs more than on hardware; set by who knows what is below. */
+const SPEED = Number(process.env['XENLIGHTEN_TEST_SPEED'] ?? 1);
+const SLOW = SPEED < 0.2;
+
+const { impossible, hyperv } = probeWhp();
+
+if (impossible !== undefined) {
+  test.skip(`the whp engine: ${impossible}`, () => undefined);
+} else {
+  const name = `whp ${hyperv ? 'with' : 'without'} the Hyper-V interface`;
+  describe(name, () => {
+    contract({
+      name,
+      create: (options) => new WhpPartition({ ...options, hyperv }),
+      owner: { module: 'whp/whp-partition.js', className: 'WhpPartition', options: { hyperv } },
+      speed: SPEED,
+      bellRounds: SLOW ? 200_000 : 5_000_000,
+      kicksEachVp: true,
+      floodShare: 0.5,
+      ...(SLOW ? { noTripleFault: 'who interprets ring 0 gives up earlier' } : {}),
+      mostMemory: 6 * 2 ** 30,
+    });
+  });
+}
