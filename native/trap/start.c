@@ -12,6 +12,10 @@ const struct hv_ops *hv;
 u64 *m2p, *frame_info;
 u64 image_gpa;
 
+/* What `xenlighten doctor` reads from the image: do module and shim belong together? */
+extern const u32 trap_abi_version;
+const u32 trap_abi_version __attribute__((used)) = TRAP_ABI_VERSION;
+
 void enter_guest_asm(struct trap_entry *e) __attribute__((noreturn));
 
 _Noreturn void enter_guest(struct vp *vp)

@@ -39,6 +39,10 @@ const COMMANDS: Readonly<Record<string, { readonly summary: string; readonly loa
   sysrq: { summary: 'send a magic SysRq key to a running guest', load: () => import('./sysrq.js') },
   inspect: { summary: 'say what a kernel file is and whether it boots', load: () => import('./inspect.js') },
   image: { summary: 'make, convert, describe and check disk images', load: () => import('./image.js') },
+  doctor: {
+    summary: 'check whether guests can run on this host, and say what to do',
+    load: () => import('./doctor.js'),
+  },
 };
 
 function help(): string {

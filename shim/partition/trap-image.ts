@@ -22,6 +22,8 @@ export interface TrapImage {
   readonly segments: readonly TrapSegment[];
   /** Bytes of memory that the image takes, a multiple of 4096. */
   readonly size: number;
+  /** TRAP_ABI_VERSION of its making; undefined for one that does not say. */
+  readonly abiVersion?: number | undefined;
   /** Nearest symbol at or below a module address, such as "do_hypercall+0x1c". */
   symbolAt(address: bigint): string | undefined;
 }
@@ -75,10 +77,20 @@ export function parseTrapImage(elf: Buffer): TrapImage {
     });
   }
   let symbols: { address: bigint; name: string }[] | undefined;
+  const versionAt = (): number | undefined => {
+    symbols ??= parseSymbols(elf);
+    const symbol = symbols.find((s) => s.name === 'trap_abi_version');
+    const offset = Number((symbol?.address ?? base) - base);
+    const segment = segments.find((s) => offset >= s.offset && offset + 4 <= s.offset + s.bytes.length);
+    return symbol === undefined ? undefined : segment?.bytes.readUInt32LE(offset - segment.offset);
+  };
   return {
     entry: elf.readBigUInt64LE(0x18),
     segments,
     size: Math.max(...segments.map((s) => s.offset + s.size)),
+    get abiVersion() {
+      return versionAt();
+    },
     symbolAt(address) {
       symbols ??= parseSymbols(elf);
       let best: { address: bigint; name: string } | undefined;
