@@ -3,7 +3,14 @@
  */
 import { connect, type Socket } from 'node:net';
 import { UsageError } from '../errors';
-import { controlDirectory, removeLeftovers, removeStale, socketNames, socketPath } from './control-directory';
+import {
+  controlDirectory,
+  dialAddress,
+  removeLeftovers,
+  removeStale,
+  socketNames,
+  socketPath,
+} from './control-directory';
 import {
   CONTROL_VERSION,
   ControlError,
@@ -62,8 +69,9 @@ export class ControlClient {
   static async connect(name: string, options: ControlClientOptions = {}): Promise<ControlClient> {
     const directory = options.directory ?? controlDirectory();
     const path = socketPath(directory, name);
-    const socket = connect(path);
+    let socket: Socket;
     try {
+      socket = connect(await dialAddress(path));
       await new Promise<void>((resolve, reject) => {
         socket.once('connect', resolve);
         socket.once('error', reject);
@@ -71,7 +79,7 @@ export class ControlClient {
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
-      if (code === 'ECONNREFUSED') await removeStale(path);
+      if (code === 'ECONNREFUSED' || process.platform === 'win32') await removeStale(path);
       const names = await socketNames(directory);
       throw new UsageError('no such domain', {
         file: name,

@@ -1,25 +1,38 @@
 /**
  * Where control sockets live: $XDG_RUNTIME_DIR/xenlighten, or /tmp/xenlighten-UID where that is not set. One socket
- * for each running domain, NAME.sock.
+ * for each running domain, NAME.sock. On Windows %LOCALAPPDATA%\xenlighten\control, with a file for each running domain,
+ * domain-NAME.pipe, that holds the name of its pipe.
  *
  * The directory is the access control: it belongs to the user and only the user can enter it. It is checked, not
  * trusted, because /tmp is everybody's. A socket comes to its name by a hard link, which fails if the name is taken: two
  * domains can never have one name. What a killed process leaves is recognised by nobody answering there.
  *
- * Quirks: a name is written with percent escapes where it holds what a file name cannot. On Windows this will be a named
- * pipe of the user.
+ * Quirks: a name is written with percent escapes where it holds what a file name cannot. Windows' named pipes are in no
+ * directory, and may be made by anybody: so a pipe has a name that nobody can guess, and the file that says it is what
+ * only the user can read. There the folder's access list is Windows' own: the user's profile is the user's.
  */
-import type { BigIntStats } from 'node:fs';
-import { link, lstat, mkdir, readdir, rename, unlink } from 'node:fs/promises';
-import { connect } from 'node:net';
-import { dirname, join } from 'node:path';
 
-const SUFFIX = '.sock';
+import { randomUUID } from 'node:crypto';
+import type { BigIntStats } from 'node:fs';
+import { chmod, link, lstat, mkdir, open, readdir, rename, unlink, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { homedir } from 'node:os';
+import { dirname, join, win32 } from 'node:path';
+
+const WINDOWS = process.platform === 'win32';
+/** CON.pipe would be the console. */
+const PREFIX = WINDOWS ? 'domain-' : '';
+const SUFFIX = WINDOWS ? '.pipe' : '.sock';
+const PIPE = /^\\\\\.\\pipe\\xenlighten-[0-9a-f-]{36}$/;
 /** sockaddr_un.sun_path, with its NUL. */
 const MAX_PATH = 107;
 
 /** The user's directory, without looking whether it exists. */
-export function controlDirectory(env: NodeJS.ProcessEnv = process.env): string {
+export function controlDirectory(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
+  if (platform === 'win32') {
+    const local = env['LOCALAPPDATA'] ?? win32.join(homedir(), 'AppData', 'Local');
+    return win32.join(local, 'xenlighten', 'control');
+  }
   const runtime = env['XDG_RUNTIME_DIR'];
   if (runtime?.startsWith('/')) return join(runtime, 'xenlighten');
   return `/tmp/xenlighten-${process.getuid?.() ?? 'user'}`;
@@ -37,7 +50,7 @@ async function checkDirectory(directory: string): Promise<void> {
   if (uid !== undefined && found.uid !== uid) {
     throw new Error(`${directory}: belongs to user ${found.uid}, not to user ${uid}`);
   }
-  if ((found.mode & 0o077) !== 0) {
+  if (!WINDOWS && (found.mode & 0o077) !== 0) {
     const mode = (found.mode & 0o777).toString(8).padStart(4, '0');
     throw new Error(`${directory}: others may enter it (mode ${mode}, wanted 0700)`);
   }
@@ -45,19 +58,45 @@ async function checkDirectory(directory: string): Promise<void> {
 
 /** Makes the directory if need be, and checks it. */
 export async function makeDirectory(directory: string): Promise<void> {
-  await mkdir(directory, { mode: 0o700, recursive: false }).catch((error: unknown) => {
+  // In a profile there may be nothing of ours yet.
+  await mkdir(directory, { mode: 0o700, recursive: WINDOWS }).catch((error: unknown) => {
     if (code(error) !== 'EEXIST') throw error;
   });
   await checkDirectory(directory);
 }
 
-/** Path of a domain's socket. Error when the path is longer than a socket's can be. */
+/** Path of a domain's socket, or of the file that names its pipe. Error when it is longer than a socket's can be. */
 export function socketPath(directory: string, name: string): string {
-  const path = join(directory, `${encodeURIComponent(name)}${SUFFIX}`);
-  if (Buffer.byteLength(path) > MAX_PATH) {
+  const path = join(directory, `${PREFIX}${encodeURIComponent(name).replaceAll('*', '%2A')}${SUFFIX}`);
+  if (!WINDOWS && Buffer.byteLength(path) > MAX_PATH) {
     throw new Error(`${path}: longer than the ${MAX_PATH} bytes that a socket's path can have`);
   }
   return path;
+}
+
+/** Where a server is to listen so that it can come to its name from `temporary`; there is nothing there yet. */
+export function listenAddress(temporary: string): string {
+  return WINDOWS ? `\\\\.\\pipe\\xenlighten-${randomUUID()}` : temporary;
+}
+
+/** What is at `temporary` once the server listens. */
+export async function markListening(temporary: string, address: string): Promise<void> {
+  if (WINDOWS) await writeFile(temporary, address, { flag: 'wx' });
+  else await chmod(temporary, 0o600);
+}
+
+/** What to connect to for the socket of this path. ENOENT where there is none, or a file that names no pipe of ours. */
+export async function dialAddress(path: string): Promise<string> {
+  if (!WINDOWS) return path;
+  const file = await open(path, 'r');
+  try {
+    const { bytesRead, buffer } = await file.read(Buffer.alloc(256), 0, 256, 0);
+    const address = buffer.toString('latin1', 0, bytesRead);
+    if (PIPE.test(address)) return address;
+    throw Object.assign(new Error(`${path}: names no pipe`), { code: 'ENOENT' });
+  } finally {
+    await file.close();
+  }
 }
 
 let temporaries = 0;
@@ -79,9 +118,9 @@ export async function socketNames(directory: string): Promise<string[]> {
   }
   const names: string[] = [];
   for (const file of files) {
-    if (!file.endsWith(SUFFIX)) continue;
+    if (!file.startsWith(PREFIX) || !file.endsWith(SUFFIX)) continue;
     try {
-      names.push(decodeURIComponent(file.slice(0, -SUFFIX.length)));
+      names.push(decodeURIComponent(file.slice(PREFIX.length, -SUFFIX.length)));
     } catch {
       // Not one of ours.
     }
@@ -90,9 +129,16 @@ export async function socketNames(directory: string): Promise<string[]> {
 }
 
 /** Whether somebody accepts connections at this path. */
-export function isServed(path: string): Promise<boolean> {
+export async function isServed(path: string): Promise<boolean> {
+  let address: string;
+  try {
+    address = await dialAddress(path);
+  } catch (error) {
+    if (code(error) === 'ENOENT') return false;
+    throw error;
+  }
   return new Promise((resolve, reject) => {
-    const socket = connect(path);
+    const socket = connect(address);
     socket.once('connect', () => {
       socket.destroy();
       resolve(true);
@@ -122,7 +168,7 @@ function bornTogether(a: BigIntStats, b: BigIntStats): boolean {
 export async function removeStale(path: string): Promise<boolean> {
   try {
     const before = await lstat(path, { bigint: true });
-    if (!before.isSocket() || (await isServed(path))) return false;
+    if (!(WINDOWS ? before.isFile() : before.isSocket()) || (await isServed(path))) return false;
     const now = await lstat(path, { bigint: true });
     if (!sameFile(before, now)) return false;
     const aside = temporaryPath(dirname(path));

@@ -5,7 +5,7 @@
  * Whoever connects is the user, but may be broken: requests have a maximum size, connections a maximum number, answers
  * wait for a client that does not read, and no error here touches the domain.
  */
-import { chmod, unlink } from 'node:fs/promises';
+import { unlink } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { isAbsolute, resolve } from 'node:path';
 import type { Logger } from 'pino';
@@ -16,7 +16,9 @@ import { ConsoleStream, type StreamedConsole } from './console-stream';
 import {
   claimName,
   controlDirectory,
+  listenAddress,
   makeDirectory,
+  markListening,
   removeLeftovers,
   socketPath,
   temporaryPath,
@@ -115,16 +117,17 @@ export class ControlSocket {
     await makeDirectory(directory);
     await removeLeftovers(directory);
     const temporary = temporaryPath(directory);
+    const address = listenAddress(temporary);
     const server = createServer({ allowHalfOpen: false });
     server.maxConnections = MAX_CONNECTIONS;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       // Clients and the domain keep the process alive, the socket does not.
-      server.listen(temporary, () => resolve()).unref();
+      server.listen(address, () => resolve()).unref();
     });
     server.removeAllListeners('error');
     try {
-      await chmod(temporary, 0o600);
+      await markListening(temporary, address);
       for (let n = 1; n <= (options.unique === true ? MAX_UNIQUE : 1); n++) {
         const candidate = n === 1 ? name : `${name}-${n}`;
         const path = socketPath(directory, candidate);

@@ -139,7 +139,9 @@ export interface MemoryOptions {
  * host when first touched. Errors: RangeError for the size, Error with an errno's name as `code` from the host.
  */
 export function createMemory(sizeBytes: number, options: MemoryOptions = {}): HostMemory {
-  return addon().createMemory(sizeBytes, options.hugePages ?? false, options.private ?? false);
+  // Windows has no such file, and no engine there has a child that would want it.
+  const isPrivate = options.private === true || process.platform === 'win32';
+  return addon().createMemory(sizeBytes, options.hugePages ?? false, isPrivate);
 }
 
 /** Detaches the windows and unmaps them. No I/O may be in flight into them. A second call does nothing. */
