@@ -3,14 +3,7 @@
  */
 import { connect, type Socket } from 'node:net';
 import { UsageError } from '../errors';
-import {
-  controlDirectory,
-  dialAddress,
-  removeLeftovers,
-  removeStale,
-  socketNames,
-  socketPath,
-} from './control-directory';
+import { address, controlDirectory, removeLeftovers, removeStale, socketNames, socketPath } from './control-directory';
 import {
   CONTROL_VERSION,
   ControlError,
@@ -71,15 +64,17 @@ export class ControlClient {
     const path = socketPath(directory, name);
     let socket: Socket;
     try {
-      socket = connect(await dialAddress(path));
+      const opened = connect(await address(path));
       await new Promise<void>((resolve, reject) => {
-        socket.once('connect', resolve);
-        socket.once('error', reject);
+        opened.once('connect', resolve);
+        opened.once('error', reject);
       });
+      socket = opened;
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
-      if (code === 'ECONNREFUSED' || process.platform === 'win32') await removeStale(path);
+      // A pipe that nobody serves is not there, though the file that names it may be.
+      await removeStale(path);
       const names = await socketNames(directory);
       throw new UsageError('no such domain', {
         file: name,

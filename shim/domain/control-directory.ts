@@ -1,56 +1,88 @@
 /**
  * Where control sockets live: $XDG_RUNTIME_DIR/xenlighten, or /tmp/xenlighten-UID where that is not set. One socket
- * for each running domain, NAME.sock. On Windows %LOCALAPPDATA%\xenlighten\control, with a file for each running domain,
- * domain-NAME.pipe, that holds the name of its pipe.
+ * for each running domain, NAME.sock. On Windows: %LOCALAPPDATA%\xenlighten\control, where domain-NAME.pipe is
+ * a file that holds the name of a pipe, \\.\pipe\xenlighten-USER-NAME-RANDOM.
  *
  * The directory is the access control: it belongs to the user and only the user can enter it. It is checked, not
  * trusted, because /tmp is everybody's. A socket comes to its name by a hard link, which fails if the name is taken: two
  * domains can never have one name. What a killed process leaves is recognised by nobody answering there.
  *
- * Quirks: a name is written with percent escapes where it holds what a file name cannot. Windows' named pipes are in no
- * directory, and may be made by anybody: so a pipe has a name that nobody can guess, and the file that says it is what
- * only the user can read. There the folder's access list is Windows' own: the user's profile is the user's.
+ * Quirks: a name is written with percent escapes where it holds what a file name cannot, and Windows takes names that
+ * differ in capitals only for one. Pipes of Windows live in a namespace that is everybody's, where whoever comes first has
+ * the name, and others may read by default: so the pipe's name is one that nobody can guess or take in advance, and only
+ * the user's own folder says it. Who is not the user (or an administrator) may not write to a pipe, so that requests cannot
+ * come from others; Windows sees to that, not this file.
  */
-
-import { randomUUID } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import type { BigIntStats } from 'node:fs';
-import { chmod, link, lstat, mkdir, open, readdir, rename, unlink, writeFile } from 'node:fs/promises';
+import { link, lstat, mkdir, readdir, readFile, rename, unlink } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { homedir } from 'node:os';
-import { dirname, join, win32 } from 'node:path';
+import { homedir, userInfo } from 'node:os';
+import path, { dirname, join } from 'node:path';
 
 const WINDOWS = process.platform === 'win32';
-/** CON.pipe would be the console. */
+/** Windows takes some names for devices, with whatever ending: CON, NUL. */
 const PREFIX = WINDOWS ? 'domain-' : '';
 const SUFFIX = WINDOWS ? '.pipe' : '.sock';
-const PIPE = /^\\\\\.\\pipe\\xenlighten-[0-9a-f-]{36}$/;
 /** sockaddr_un.sun_path, with its NUL. */
 const MAX_PATH = 107;
 
+const PIPE = /^\\\\\.\\pipe\\xenlighten-[A-Za-z0-9_.@-]{1,200}$/;
+/** Bytes of a file that names a pipe, at most; a pipe's name has 256 characters. */
+const MAX_ADDRESS = 1024;
+
 /** The user's directory, without looking whether it exists. */
-export function controlDirectory(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
+export function controlDirectory(env: NodeJS.ProcessEnv = process.env, platform = process.platform): string {
   if (platform === 'win32') {
-    const local = env['LOCALAPPDATA'] ?? win32.join(homedir(), 'AppData', 'Local');
-    return win32.join(local, 'xenlighten', 'control');
+    const local = env['LOCALAPPDATA'];
+    const base = local !== undefined && path.win32.isAbsolute(local) ? local : `${homedir()}\\AppData\\Local`;
+    return path.win32.join(base, 'xenlighten', 'control');
   }
   const runtime = env['XDG_RUNTIME_DIR'];
   if (runtime?.startsWith('/')) return join(runtime, 'xenlighten');
   return `/tmp/xenlighten-${process.getuid?.() ?? 'user'}`;
 }
 
+/** A new pipe's name for a domain: nobody else can have it, or know it. */
+export function pipeAddress(name: string, user?: string): string {
+  const plain = (text: string): string => text.replaceAll(/[^A-Za-z0-9_.@-]/g, '_').slice(0, 64);
+  let owner = user;
+  try {
+    owner ??= userInfo().username;
+  } catch {
+    owner = 'user';
+  }
+  return `\\\\.\\pipe\\xenlighten-${plain(owner)}-${plain(name)}-${randomBytes(12).toString('hex')}`;
+}
+
+/** What to connect to: the socket itself, or the pipe that the file names. Errors: as of connect(). */
+export async function address(file: string): Promise<string> {
+  const found = await lstat(file);
+  if (!found.isFile()) return file;
+  if (found.size > MAX_ADDRESS) throw Object.assign(new Error(`${file} names no pipe`), { code: 'ECONNREFUSED' });
+  const text = (await readFile(file, 'utf8')).trim();
+  const usable = WINDOWS ? PIPE.test(text) : text !== '';
+  if (!usable) throw Object.assign(new Error(`${file} names no pipe`), { code: 'ECONNREFUSED' });
+  return text;
+}
+
 function code(error: unknown): string | undefined {
   return (error as NodeJS.ErrnoException).code;
 }
 
-/** Error unless the directory is the user's own and nobody else's business. */
+/**
+ * Error unless the directory is the user's own and nobody else's business. On Windows its place in the user's profile
+ * makes it so; `xenlighten doctor` looks at its access list.
+ */
 async function checkDirectory(directory: string): Promise<void> {
   const found = await lstat(directory);
   const uid = process.getuid?.();
   if (!found.isDirectory()) throw new Error(`${directory}: not a directory, and control sockets must go there`);
+  if (WINDOWS) return;
   if (uid !== undefined && found.uid !== uid) {
     throw new Error(`${directory}: belongs to user ${found.uid}, not to user ${uid}`);
   }
-  if (!WINDOWS && (found.mode & 0o077) !== 0) {
+  if ((found.mode & 0o077) !== 0) {
     const mode = (found.mode & 0o777).toString(8).padStart(4, '0');
     throw new Error(`${directory}: others may enter it (mode ${mode}, wanted 0700)`);
   }
@@ -58,45 +90,19 @@ async function checkDirectory(directory: string): Promise<void> {
 
 /** Makes the directory if need be, and checks it. */
 export async function makeDirectory(directory: string): Promise<void> {
-  // In a profile there may be nothing of ours yet.
   await mkdir(directory, { mode: 0o700, recursive: WINDOWS }).catch((error: unknown) => {
     if (code(error) !== 'EEXIST') throw error;
   });
   await checkDirectory(directory);
 }
 
-/** Path of a domain's socket, or of the file that names its pipe. Error when it is longer than a socket's can be. */
+/** Path of a domain's socket. Error when the path is longer than a socket's can be. */
 export function socketPath(directory: string, name: string): string {
   const path = join(directory, `${PREFIX}${encodeURIComponent(name).replaceAll('*', '%2A')}${SUFFIX}`);
   if (!WINDOWS && Buffer.byteLength(path) > MAX_PATH) {
     throw new Error(`${path}: longer than the ${MAX_PATH} bytes that a socket's path can have`);
   }
   return path;
-}
-
-/** Where a server is to listen so that it can come to its name from `temporary`; there is nothing there yet. */
-export function listenAddress(temporary: string): string {
-  return WINDOWS ? `\\\\.\\pipe\\xenlighten-${randomUUID()}` : temporary;
-}
-
-/** What is at `temporary` once the server listens. */
-export async function markListening(temporary: string, address: string): Promise<void> {
-  if (WINDOWS) await writeFile(temporary, address, { flag: 'wx' });
-  else await chmod(temporary, 0o600);
-}
-
-/** What to connect to for the socket of this path. ENOENT where there is none, or a file that names no pipe of ours. */
-export async function dialAddress(path: string): Promise<string> {
-  if (!WINDOWS) return path;
-  const file = await open(path, 'r');
-  try {
-    const { bytesRead, buffer } = await file.read(Buffer.alloc(256), 0, 256, 0);
-    const address = buffer.toString('latin1', 0, bytesRead);
-    if (PIPE.test(address)) return address;
-    throw Object.assign(new Error(`${path}: names no pipe`), { code: 'ENOENT' });
-  } finally {
-    await file.close();
-  }
 }
 
 let temporaries = 0;
@@ -128,25 +134,25 @@ export async function socketNames(directory: string): Promise<string[]> {
   return names.sort();
 }
 
-/** Whether somebody accepts connections at this path. */
+/** Whether somebody accepts connections at this path, or at the pipe that it names. */
 export async function isServed(path: string): Promise<boolean> {
-  let address: string;
+  let to: string;
   try {
-    address = await dialAddress(path);
+    to = await address(path);
   } catch (error) {
-    if (code(error) === 'ENOENT') return false;
+    if (code(error) === 'ECONNREFUSED' || code(error) === 'ENOENT') return false;
     throw error;
   }
   return new Promise((resolve, reject) => {
-    const socket = connect(address);
+    const socket = connect(to);
     socket.once('connect', () => {
       socket.destroy();
       resolve(true);
     });
     socket.once('error', (error) => {
       if (code(error) === 'ECONNREFUSED' || code(error) === 'ENOENT') resolve(false);
-      // A backlog that is full belongs to somebody.
-      else if (code(error) === 'EAGAIN') resolve(true);
+      // A backlog that is full belongs to somebody, and so does what we may not enter.
+      else if (code(error) === 'EAGAIN' || code(error) === 'EPERM' || code(error) === 'EACCES') resolve(true);
       else reject(error);
     });
   });
@@ -168,7 +174,7 @@ function bornTogether(a: BigIntStats, b: BigIntStats): boolean {
 export async function removeStale(path: string): Promise<boolean> {
   try {
     const before = await lstat(path, { bigint: true });
-    if (!(WINDOWS ? before.isFile() : before.isSocket()) || (await isServed(path))) return false;
+    if (!(before.isSocket() || before.isFile()) || (await isServed(path))) return false;
     const now = await lstat(path, { bigint: true });
     if (!sameFile(before, now)) return false;
     const aside = temporaryPath(dirname(path));

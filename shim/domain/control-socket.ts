@@ -5,7 +5,7 @@
  * Whoever connects is the user, but may be broken: requests have a maximum size, connections a maximum number, answers
  * wait for a client that does not read, and no error here touches the domain.
  */
-import { unlink } from 'node:fs/promises';
+import { chmod, unlink, writeFile } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { isAbsolute, resolve } from 'node:path';
 import type { Logger } from 'pino';
@@ -16,9 +16,8 @@ import { ConsoleStream, type StreamedConsole } from './console-stream';
 import {
   claimName,
   controlDirectory,
-  listenAddress,
   makeDirectory,
-  markListening,
+  pipeAddress,
   removeLeftovers,
   socketPath,
   temporaryPath,
@@ -68,6 +67,8 @@ export interface ControlSocketOptions {
   /** Take NAME-2, NAME-3, ... if NAME is taken. */
   readonly unique?: boolean;
   readonly log?: Logger;
+  /** Serve at the address that this makes, and let the directory have a file that says it; default on Windows. */
+  readonly pipe?: ((name: string) => string) | undefined;
 }
 
 const MAX_CONNECTIONS = 64;
@@ -117,17 +118,18 @@ export class ControlSocket {
     await makeDirectory(directory);
     await removeLeftovers(directory);
     const temporary = temporaryPath(directory);
-    const address = listenAddress(temporary);
+    const pipe = (options.pipe ?? (process.platform === 'win32' ? pipeAddress : undefined))?.(name);
     const server = createServer({ allowHalfOpen: false });
     server.maxConnections = MAX_CONNECTIONS;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       // Clients and the domain keep the process alive, the socket does not.
-      server.listen(address, () => resolve()).unref();
+      server.listen(pipe ?? temporary, () => resolve()).unref();
     });
     server.removeAllListeners('error');
     try {
-      await markListening(temporary, address);
+      if (pipe === undefined) await chmod(temporary, 0o600);
+      else await writeFile(temporary, `${pipe}\n`, { flag: 'wx', mode: 0o600 });
       for (let n = 1; n <= (options.unique === true ? MAX_UNIQUE : 1); n++) {
         const candidate = n === 1 ? name : `${name}-${n}`;
         const path = socketPath(directory, candidate);
