@@ -35,7 +35,8 @@ export const declaration: CommandDecl = {
     'GUEST.cfg is an xl configuration file; options win over it.',
     '',
     'SIGINT (Ctrl-C where stdin is no terminal), SIGTERM and SIGHUP ask the guest to power off, and end this process when',
-    'it has, whatever on_poweroff says; a second one destroys it, as SIGQUIT does at once.',
+    'it has, whatever on_poweroff says; a second one destroys it, as SIGQUIT does at once. On Windows: Ctrl-C asks, Ctrl-Break',
+    'destroys at once; when the window closes, or the user logs off, the guest has 3 s to power off, then it is destroyed.',
     '',
     'Exit status: 0 the guest powered off, also when a signal asked it to; 1 wrong usage or configuration, 2 the host or',
     'the engine failed or another process destroyed the guest, 3 the guest crashed, 4 --timeout ran out; 128 + N signal N',
@@ -68,6 +69,7 @@ export const declaration: CommandDecl = {
     stats: { value: 'FILE.json', help: 'write counters of operations when the guest ends' },
     timeout: { value: 'SECONDS', help: 'end the guest after that time, with exit status 4' },
     cold: { value: 'LIST', help: 'hypercalls to be answered by the shim (mmu_update,event_channel_op.send; all)' },
+    'log-file': { value: 'FILE', help: 'append the log to FILE as well, as JSON lines' },
     'log-level': { value: 'LEVEL', help: `${LOG_LEVELS.join('|')} (default warn)` },
   },
 };
@@ -193,7 +195,7 @@ export async function run(args: Arguments): Promise<number> {
   if (chosen.bootloader !== undefined) Object.assign(asked, { kernel: undefined, ramdisk: chosen.ramdisk });
   const guest = completeConfig(asked, file ?? 'run');
   const ahead = beginAhead({ kernel: guest.kernel, ramdisk: guest.ramdisk, ...engineOptions(args) });
-  const log: Logger = createLogger(args.text('log-level'));
+  const log: Logger = createLogger(args.text('log-level'), { file: args.text('log-file') });
   // A name that nobody chose must not keep a second guest of the same kernel from running.
   const options = runOptions(args, asked.name === undefined);
   const statsFile = args.text('stats');

@@ -3,6 +3,10 @@
  * SIGQUIT at once, destroys it, after which the process exits with 128 + the signal's number. One more ends the process
  * where it is.
  *
+ * On Windows Ctrl-C is SIGINT, Ctrl-Break SIGBREAK, which destroys at once, and SIGHUP is a window that closes, a user who
+ * logs off or a system that shuts down: Windows ends the process some 5 s later, whatever it does. So the guest has
+ * CLOSING_MS to power off, and is destroyed in order then: its disks are flushed and closed. SIGTERM cannot be sent there.
+ *
  * Quirk: signals that come within half a second are one. Ctrl-C goes to all processes of a terminal, and a service
  * manager's SIGTERM to all of a service; what started this process (npx does) passes its own one on as well.
  */
@@ -22,12 +26,18 @@ export interface Interruptions {
 
 /** In ms. */
 const SAME_SIGNAL_MS = 500;
+/** Of the 5 s that Windows gives a process whose console closes; in ms. */
+const CLOSING_MS = 3000;
+
+/** They do not ask. */
+const AT_ONCE: readonly string[] = ['SIGQUIT', 'SIGBREAK'];
 
 /** What is used of process. */
 export interface SignalProcess {
   on(event: string, listener: () => void): unknown;
   off(event: string, listener: () => void): unknown;
   exit(status: number): unknown;
+  readonly platform?: string;
 }
 
 /** Starts to listen. */
@@ -42,6 +52,7 @@ export function interruptions(from: SignalProcess = process, now = (): number =>
   });
   let seen: 'none' | 'asked' | 'destroyed' = 'none';
   let last = Number.NEGATIVE_INFINITY;
+  let closing: NodeJS.Timeout | undefined;
   const handlers = (Object.keys(SIGNAL_STATUS) as Interruption[]).map((signal) => {
     const handler = (): void => {
       if (now() - last < SAME_SIGNAL_MS) return;
@@ -49,12 +60,17 @@ export function interruptions(from: SignalProcess = process, now = (): number =>
       if (seen === 'destroyed') {
         // The engine's process dies with this one: leaving at once leaves nothing behind.
         from.exit(SIGNAL_STATUS[signal]);
-      } else if (seen === 'asked' || signal === 'SIGQUIT') {
+      } else if (seen === 'asked' || AT_ONCE.includes(signal)) {
         seen = 'destroyed';
         destroy(signal);
       } else {
         seen = 'asked';
         ask(signal);
+        if (signal !== 'SIGHUP' || from.platform !== 'win32') return;
+        closing = setTimeout(() => {
+          seen = 'destroyed';
+          destroy(signal);
+        }, CLOSING_MS);
       }
     };
     from.on(signal, handler);
@@ -68,6 +84,7 @@ export function interruptions(from: SignalProcess = process, now = (): number =>
       destroy(signal);
     },
     close: () => {
+      clearTimeout(closing);
       for (const { signal, handler } of handlers) from.off(signal, handler);
     },
   };

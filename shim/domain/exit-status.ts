@@ -14,8 +14,8 @@ export const EXIT = {
   TIMEOUT: 4,
 } as const;
 
-/** 128 plus a signal's number, as shells have it. */
-export const SIGNAL_STATUS = { SIGHUP: 129, SIGINT: 130, SIGQUIT: 131, SIGTERM: 143 } as const;
+/** 128 plus a signal's number, as shells have it. SIGBREAK is Ctrl-Break, on Windows only. */
+export const SIGNAL_STATUS = { SIGHUP: 129, SIGINT: 130, SIGQUIT: 131, SIGTERM: 143, SIGBREAK: 149 } as const;
 
 /** The exit status for an end that nobody asked for from outside; 'destroyed' is for the caller to judge. */
 export function endStatus(end: DomainEnd): number {

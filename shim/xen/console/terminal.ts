@@ -6,6 +6,10 @@
  * (both raise 'exit') or a signal (which would end the process without it: the handler restores and then raises the
  * signal again, with the default action). Only SIGKILL leaves it raw. After SIGCONT it is made raw again.
  *
+ * On Windows raw mode makes Node.js read keys and translate them to the sequences of a VT (cursor keys, function keys),
+ * and Ctrl-C is a byte, as on Linux; what the guest says is written as text of the console, in UTF-8, with the console's own
+ * VT processing where it has that (Windows 10, Windows Server 2016). SIGBREAK is Ctrl-Break, which raw mode does not take.
+ *
  * Quirks: nothing is touched if stdin is no terminal, and Ctrl-] has no meaning then: piped input goes to the guest
  * as it is. Ctrl-] is found in pasted text too.
  */
@@ -13,7 +17,7 @@ import { PassThrough, type Readable } from 'node:stream';
 
 /** Ctrl-] */
 export const ESCAPE_BYTE = 0x1d;
-const FATAL_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
+const FATAL_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGBREAK'] as const;
 
 /** What is used of process.stdin. */
 export interface TerminalInput extends Readable {
