@@ -9,21 +9,26 @@
  * but words xen_grub_env_NAME=VALUE, which it makes variables of its scripts.
  */
 import { accessSync, constants } from 'node:fs';
-import { basename } from 'node:path';
+import path, { basename } from 'node:path';
 import { UsageError } from '../errors';
 
 export type Bootloader = 'pvgrub';
 
 /** Where 64-bit pvgrub is looked for, in this order. */
-export const PVGRUB_PLACES: readonly string[] = [
-  // Where xl expects firmware = "pvgrub64": the administrator's choice, usually a link.
-  '/usr/lib/xen/boot/pvgrub64.bin',
-  // Debian, Ubuntu: grub-xen-host.
-  '/usr/lib/grub-xen/grub-x86_64-xen.bin',
-  // openSUSE: grub2-x86_64-xen.
-  '/usr/share/grub2/x86_64-xen/grub.xen',
-  '/usr/lib/grub2/x86_64-xen/grub.xen',
-];
+export function pvgrubPlaces(platform = process.platform, env: NodeJS.ProcessEnv = process.env): readonly string[] {
+  // No package of Windows has one: where an administrator puts it for everybody.
+  if (platform === 'win32')
+    return [path.win32.join(env['ProgramData'] ?? 'C:\\ProgramData', 'xenlighten', 'pvgrub64.bin')];
+  return [
+    // Where xl expects firmware = "pvgrub64": the administrator's choice, usually a link.
+    '/usr/lib/xen/boot/pvgrub64.bin',
+    // Debian, Ubuntu: grub-xen-host.
+    '/usr/lib/grub-xen/grub-x86_64-xen.bin',
+    // openSUSE: grub2-x86_64-xen.
+    '/usr/share/grub2/x86_64-xen/grub.xen',
+    '/usr/lib/grub2/x86_64-xen/grub.xen',
+  ];
+}
 
 function readable(file: string): boolean {
   try {
@@ -35,14 +40,20 @@ function readable(file: string): boolean {
 }
 
 /** The file of 64-bit pvgrub. `where` names the key or option that asked for it. Throws UsageError when there is none. */
-export function findPvgrub(where: string, places: readonly string[] = PVGRUB_PLACES): string {
+export function findPvgrub(
+  where: string,
+  places: readonly string[] = pvgrubPlaces(),
+  platform = process.platform,
+): string {
   const found = places.find(readable);
   if (found !== undefined) return found;
   throw new UsageError('no pvgrub', {
     file: where,
     found: `none of ${places.join(', ')}`,
     wanted:
-      "pvgrub, as 'apt-get install grub-xen-host' installs it on Debian; or kernel= with the path of a GRUB for Xen",
+      platform === 'win32'
+        ? "pvgrub there: the file grub-x86_64-xen.bin of Debian's package grub-xen-host; or kernel= with its path"
+        : "pvgrub, as 'apt-get install grub-xen-host' installs it on Debian; or kernel= with the path of a GRUB for Xen",
   });
 }
 

@@ -6,7 +6,9 @@
  * error; a key that only concerns a Xen host, or that nobody knows, is a warning.
  *
  * Quirks: numbers may be in quotes, as xl allows. cmdline= wins over root= and extra=, which are joined with a space.
- * Paths are relative to the current directory, as in xl. A bootloader wins over a kernel, which for xl is then a path
+ * Paths are relative to the current directory, as in xl. A string's backslashes are C's, so that a path of Windows has two
+ * for one, or slashes: "C:\new" is a line feed and "ew", which is said rather than looked for. The file may be UTF-16 with a
+ * byte order mark, which is what Windows PowerShell's > writes. A bootloader wins over a kernel, which for xl is then a path
  * inside the guest's image; a firmware beside a kernel is an error.
  */
 import { TRAP } from '../../abi/trap';
@@ -85,6 +87,28 @@ class Reader {
     return value.text;
   }
 
+  /** A path of Windows in which an escape sequence has become something else. */
+  private checkPath(value: XlValue, path: string | undefined, what: string): void {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+    if (path === undefined || !/[\x00-\x1f\x7f]/.test(path)) return;
+    if (process.platform !== 'win32' && !/^[A-Za-z]:|\\/.test(path)) return;
+    const found = JSON.stringify(path.slice(0, 80));
+    throw this.error(
+      value,
+      `a control character in the path of ${what}`,
+      found,
+      'two backslashes for each one, or slashes',
+    );
+  }
+
+  /** A path: a word. */
+  path(key: string): string | undefined {
+    const value = this.value(key);
+    const path = this.word(key);
+    if (value !== undefined) this.checkPath(value, path, `the ${key}`);
+    return path;
+  }
+
   /** A path or name: a string that is not empty. */
   word(key: string): string | undefined {
     const value = this.value(key);
@@ -148,7 +172,7 @@ class Reader {
 
   /** What boots: the kernel that is named, or GRUB in its place. */
   boot(): Pick<GuestConfig, 'kernel' | 'ramdisk' | 'bootloader'> {
-    const [kernel, ramdisk] = [this.word('kernel'), this.word('ramdisk')];
+    const [kernel, ramdisk] = [this.path('kernel'), this.path('ramdisk')];
     const firmware = this.pvgrub('firmware', ['pvgrub64']);
     const bootloader = this.pvgrub('bootloader', ['pvgrub', 'pygrub']);
     if (bootloader) {
@@ -282,6 +306,7 @@ class Reader {
         throw this.error(item, 'a disk of the wrong kind', describe(item), 'a string such as "FILE,raw,xvda,w"');
       const { disk, warnings } = parseDiskSpec(item.text, `${this.file}:${item.line}`);
       for (const warning of warnings) this.warn(item.line, warning);
+      this.checkPath(item, disk.path, 'a disk');
       return disk;
     });
   }
@@ -320,8 +345,19 @@ export function parseXlConfig(file: string, text: string): XlConfig {
   return { config, warnings: reader.warnings };
 }
 
+/** A configuration's text: UTF-16 where it begins with that byte order mark, else UTF-8. */
+export function decodeConfig(bytes: Buffer): string {
+  const [first, second] = bytes;
+  if (first === 0xff && second === 0xfe) return bytes.toString('utf16le');
+  if (first === 0xfe && second === 0xff)
+    return Buffer.from(bytes.subarray(0, bytes.length & ~1))
+      .swap16()
+      .toString('utf16le');
+  return bytes.toString('utf8');
+}
+
 /** Reads a configuration file. Throws UsageError. */
 export async function readXlConfig(file: string): Promise<XlConfig> {
   const bytes = await readInput(file, 'configuration', MAX_FILE_BYTES);
-  return parseXlConfig(file, bytes.toString('utf8'));
+  return parseXlConfig(file, decodeConfig(bytes));
 }

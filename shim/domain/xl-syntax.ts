@@ -143,7 +143,12 @@ class Lexer {
     if (found !== undefined && /^(?:x.|[0-7])/.test(rest)) return [found, String.fromCharCode(code & 0xff)];
     const value = SIMPLE_ESCAPES[rest];
     if (found === undefined || value === undefined) {
-      throw this.error(this.line, 'unknown escape in a string', quoted(found ?? '\\'), '\\\\ for a backslash');
+      throw this.error(
+        this.line,
+        'unknown escape in a string',
+        quoted(found ?? '\\'),
+        '\\\\ for a backslash, or / in a path',
+      );
     }
     return [found, value];
   }

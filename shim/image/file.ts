@@ -315,7 +315,7 @@ function openError(path: string, error: NodeJS.ErrnoException, readOnly: boolean
 
 /** True if the file is locked now; false where the file system has no locks. Throws UsageError if another one has it. */
 function lock(path: string, fd: number, readOnly: boolean): boolean {
-  if (process.platform !== 'linux') return false;
+  if (process.platform !== 'linux' && process.platform !== 'win32') return false;
   let locked: boolean;
   try {
     locked = lockFile(fd, !readOnly);
@@ -337,6 +337,10 @@ function lock(path: string, fd: number, readOnly: boolean): boolean {
 /** Opens and locks an image. Errors: UsageError for the file, Error for the host. */
 export async function openImageFile(path: string, options: OpenFileOptions): Promise<HostFile> {
   const { readOnly } = options;
+  if (process.platform === 'win32' && /^[\\/]{2}[.?][\\/](?![A-Za-z]:|UNC)/i.test(path)) {
+    const wanted = 'an image in a file: disks of the host cannot be given to guests on Windows yet';
+    throw new UsageError('not a disk image', { file: path, found: 'a device of Windows', wanted });
+  }
   let fd: number;
   try {
     // Looked at first: opening some devices does something.

@@ -3,12 +3,12 @@
  * clean file system behind; by a kernel from the host, and by pvgrub from the guest's own disk.
  */
 import { existsSync } from 'node:fs';
-import { PVGRUB_PLACES } from '../../../shim/domain/bootloader';
+import { pvgrubPlaces } from '../../../shim/domain/bootloader';
 import { DebianGuest, type DebianImage, debianImage, debianImageProblem, fsck, workingCopy } from '../lib/debian';
 import { endAll, leftovers } from '../lib/xenlighten';
 
 const problem = debianImageProblem();
-const withoutGrub = PVGRUB_PLACES.some((place) => existsSync(place)) ? undefined : 'pvgrub is not installed here';
+const withoutGrub = pvgrubPlaces().some((place) => existsSync(place)) ? undefined : 'pvgrub is not installed here';
 if (problem !== undefined) console.warn(`skipped: Debian guests: ${problem}`);
 else if (withoutGrub !== undefined) console.warn(`skipped: pvgrub: ${withoutGrub}`);
 

@@ -46,6 +46,12 @@ test.each<[string, Partial<ReturnType<typeof parsed>>]>([
   ['file:/a.iso,hdc:cdrom,r', { path: '/a.iso', vdev: 'hdc', cdrom: true, readOnly: true }],
   ['/a.img,raw,d0p1,w', { vdev: 'd0p1' }],
   ['C:\\disks\\a.img,raw,xvda,w', { path: 'C:\\disks\\a.img' }],
+  ['d:/disks/a b.vhd,vhd,xvda,w', { path: 'd:/disks/a b.vhd', format: 'vhd' }],
+  ['file:C:\\disks\\a.img,xvda,w', { path: 'C:\\disks\\a.img', format: 'raw' }],
+  ['vhd:c:\\disks\\a.vhd,xvda,w', { path: 'c:\\disks\\a.vhd', format: 'vhd' }],
+  ['\\\\server\\share\\a.vhd,vhd,xvda,w', { path: '\\\\server\\share\\a.vhd', format: 'vhd' }],
+  ['phy:\\\\.\\PhysicalDrive1,xvdb,w', { path: '\\\\.\\PhysicalDrive1', vdev: 'xvdb' }],
+  ['format=vhd, vdev=xvda, target=C:\\a,b\\c.vhd', { path: 'C:\\a,b\\c.vhd', format: 'vhd' }],
 ])('%s', (text, over) => {
   expect(parsed(text)).toEqual(disk(over));
 });

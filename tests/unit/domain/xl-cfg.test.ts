@@ -5,7 +5,7 @@ import path from 'node:path';
 import fc from 'fast-check';
 import { applyCpuidSettings, missingFeatures } from '../../../shim/domain/cpuid-option';
 import { completeConfig } from '../../../shim/domain/guest-config';
-import { parseXlConfig, readXlConfig } from '../../../shim/domain/xl-cfg';
+import { decodeConfig, parseXlConfig, readXlConfig } from '../../../shim/domain/xl-cfg';
 import { IGNORED_KEYS, REFUSED_KEYS, USED_KEYS } from '../../../shim/domain/xl-keys';
 import { UsageError } from '../../../shim/errors';
 import { CPUID_POLICY, type CpuidRow } from '../../../shim/xen/cpuid-policy';
@@ -311,6 +311,59 @@ test('completeConfig fills in defaults and wants a kernel', () => {
 test('a key is either used, refused or ignored', () => {
   const all = [...USED_KEYS, ...REFUSED_KEYS.keys(), ...IGNORED_KEYS];
   expect(new Set(all).size).toBe(all.length);
+});
+
+describe('written on Windows', () => {
+  const text = [
+    'name = "web"',
+    'kernel = "C:\\\\guests\\\\vmlinuz"',
+    "disk = [ 'C:/guests/a.vhd,vhd,xvda,w',",
+    '# more',
+    ']',
+  ];
+
+  test('lines that end in CR and LF, everywhere', () => {
+    const unix = parseXlConfig('g.cfg', `${text.join('\n')}\n`);
+    expect(parseXlConfig('g.cfg', `${text.join('\r\n')}\r\n`)).toEqual(unix);
+    expect(unix.config).toMatchObject({ kernel: 'C:\\guests\\vmlinuz', disks: [{ path: 'C:/guests/a.vhd' }] });
+    expect(failure(() => parseXlConfig('g.cfg', 'a = 1\r\n\r\nname = "x\r\n'))).toMatch(/^g\.cfg:3: unfinished string/);
+  });
+
+  test('UTF-16 of either order, and UTF-8 with a mark', () => {
+    const line = 'name = "web" # ä\r\n';
+    const little = Buffer.concat([Buffer.of(0xff, 0xfe), Buffer.from(line, 'utf16le')]);
+    const big = Buffer.concat([Buffer.of(0xfe, 0xff), Buffer.from(line, 'utf16le').swap16()]);
+    for (const bytes of [little, big, Buffer.from(`\uFEFF${line}`), Buffer.from(line)])
+      expect(parseXlConfig('g.cfg', decodeConfig(bytes)).config.name).toBe('web');
+    // Half a character at the end.
+    expect(() => decodeConfig(Buffer.concat([big, Buffer.of(0)]))).not.toThrow();
+  });
+
+  test('paths of the network', () => {
+    const { config } = parseXlConfig('g.cfg', String.raw`disk = ["\\\\srv\\share\\a.vhd,vhd,xvda,w"]`);
+    expect(config.disks?.[0]?.path).toBe('\\\\srv\\share\\a.vhd');
+  });
+
+  test.each([
+    [
+      String.raw`kernel = "C:\guests\vmlinuz"`,
+      /unknown escape in a string: found "\\g", wanted \\\\ for a backslash, or \/ in a path/,
+    ],
+    [String.raw`kernel = "C:\new\vmlinuz"`, /g\.cfg:1: (unknown escape|a control character in the path of the kernel)/],
+    [
+      String.raw`kernel = "C:\new"`,
+      /a control character in the path of the kernel: found "C:\\new", wanted two backslashes/,
+    ],
+    [String.raw`ramdisk = "C:\boot"`, /a control character in the path of the ramdisk/],
+    [String.raw`disk = [ "D:\tmp\a.img,raw,xvda,w" ]`, /a control character in the path of a disk/],
+    [String.raw`kernel = "\\srv\new"`, /a control character in the path of the kernel/],
+  ])('a backslash that C takes: %s', (line, message) => {
+    expect(failure(() => parseXlConfig('g.cfg', line))).toMatch(message);
+  });
+
+  test("what else is in a path is the file system's business", () => {
+    expect(parseXlConfig('g.cfg', String.raw`kernel = "/a\tb"`).config.kernel).toBe('/a\tb');
+  });
 });
 
 describe('files', () => {
