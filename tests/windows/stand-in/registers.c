@@ -201,49 +201,57 @@ static HRESULT msr(struct vp *vp, uint32_t index, uint64_t *value, bool set)
     return S_OK;
 }
 
+/*
+ * FXSAVE's area, at the beginning of XSAVE's (Intel SDM volume 1, "XSAVE Area"). KVM_SET_FPU will not do: it leaves MXCSR
+ * out, and does not say in the header that the registers are in use.
+ */
+#define XSAVE_FCW 0
+#define XSAVE_FSW 2
+#define XSAVE_FTW 4
+#define XSAVE_FOP 6
+#define XSAVE_FIP 8
+#define XSAVE_FDP 16
+#define XSAVE_MXCSR 24
+#define XSAVE_MXCSR_MASK 28
+#define XSAVE_ST 32
+#define XSAVE_XMM 160
+#define XSAVE_STATE_BV 512
+#define XSAVE_X87_SSE 3u
+
+static void move(bool set, uint8_t *area, void *value, size_t size)
+{
+    memcpy(set ? area : value, set ? value : area, size);
+}
+
 static HRESULT fpu(struct vp *vp, uint32_t name, WHV_REGISTER_VALUE *value, bool set)
 {
-    struct kvm_fpu f;
-    int64_t error = linux_ioctl(vp->fd, KVM_GET_FPU, (uintptr_t)&f);
+    struct kvm_xsave xsave;
+    uint8_t *area = (uint8_t *)xsave.region;
+    int64_t error = linux_ioctl(vp->fd, KVM_GET_XSAVE, (uintptr_t)&xsave);
     if (error < 0)
         return kvm_error(error);
-    void *at = name <= WHvX64RegisterXmm15    ? f.xmm[name - WHvX64RegisterXmm0]
-               : name <= WHvX64RegisterFpMmx7 ? f.fpr[name - WHvX64RegisterFpMmx0]
-                                              : NULL;
-    if (at && set) {
-        memcpy(at, value, 16);
-    } else if (at) {
-        memcpy(value, at, 16);
+    if (name <= WHvX64RegisterXmm15) {
+        move(set, area + XSAVE_XMM + (name - WHvX64RegisterXmm0) * 16, value, 16);
+    } else if (name <= WHvX64RegisterFpMmx7) {
+        move(set, area + XSAVE_ST + (name - WHvX64RegisterFpMmx0) * 16, value, 16);
     } else if (name == WHvX64RegisterFpControlStatus) {
         WHV_X64_FP_CONTROL_STATUS_REGISTER *r = &value->FpControlStatus;
-        if (set) {
-            f.fcw = r->FpControl;
-            f.fsw = r->FpStatus;
-            f.ftwx = r->FpTag;
-            f.last_opcode = r->LastFpOp;
-            f.last_ip = r->LastFpRip;
-        } else {
-            memset(r, 0, sizeof *r);
-            r->FpControl = f.fcw;
-            r->FpStatus = f.fsw;
-            r->FpTag = f.ftwx;
-            r->LastFpOp = f.last_opcode;
-            r->LastFpRip = f.last_ip;
-        }
+        move(set, area + XSAVE_FCW, &r->FpControl, 2);
+        move(set, area + XSAVE_FSW, &r->FpStatus, 2);
+        move(set, area + XSAVE_FTW, &r->FpTag, 1);
+        move(set, area + XSAVE_FOP, &r->LastFpOp, 2);
+        move(set, area + XSAVE_FIP, &r->LastFpRip, 8);
     } else {
         WHV_X64_XMM_CONTROL_STATUS_REGISTER *r = &value->XmmControlStatus;
-        if (set) {
-            f.last_dp = r->LastFpRdp;
-            f.mxcsr = r->XmmStatusControl;
-        } else {
-            memset(r, 0, sizeof *r);
-            r->LastFpRdp = f.last_dp;
-            r->XmmStatusControl = f.mxcsr;
-            r->XmmStatusControlMask = 0xffff;
-        }
+        move(set, area + XSAVE_FDP, &r->LastFpRdp, 8);
+        move(set, area + XSAVE_MXCSR, &r->XmmStatusControl, 4);
+        if (!set)
+            move(false, area + XSAVE_MXCSR_MASK, &r->XmmStatusControlMask, 4);
     }
-    if (set)
-        error = linux_ioctl(vp->fd, KVM_SET_FPU, (uintptr_t)&f);
+    if (set) {
+        area[XSAVE_STATE_BV] |= XSAVE_X87_SSE;
+        error = linux_ioctl(vp->fd, KVM_SET_XSAVE, (uintptr_t)&xsave);
+    }
     return error < 0 ? kvm_error(error) : S_OK;
 }
 

@@ -144,8 +144,8 @@ static void close_statistics(struct statistics *s)
         linux_close(s->fd);
 }
 
-/* The counter's value; `otherwise` where KVM has none of that name. */
-static uint64_t statistic(const struct statistics *s, bool open, const char *name, uint64_t otherwise)
+/* The counter's value; ours where KVM has none of that name, or one that it does not keep. */
+static uint64_t statistic(const struct statistics *s, bool open, const char *name, uint64_t ours)
 {
     for (uint32_t i = 0; open && i < s->header.num_desc; i++) {
         struct kvm_stats_desc desc;
@@ -154,9 +154,9 @@ static uint64_t statistic(const struct statistics *s, bool open, const char *nam
         memcpy(&desc, at, sizeof desc);
         if (strncmp((const char *)at + sizeof desc, name, s->header.name_size) == 0 &&
             linux_pread(s->fd, &value, sizeof value, s->header.data_offset + desc.offset) == sizeof value)
-            return value;
+            return value > ours ? value : ours;
     }
-    return otherwise;
+    return ours;
 }
 
 HRESULT do_WHvGetVirtualProcessorCounters(WHV_PARTITION_HANDLE handle, UINT32 index, WHV_PROCESSOR_COUNTER_SET set,

@@ -146,6 +146,9 @@ static HRESULT make_vcpu(struct vp *vp)
         error = linux_ioctl(vp->fd, KVM_GET_MP_STATE, (uintptr_t)&vp->first_mp_state);
     if (error >= 0 && properties->apic_mode)
         error = linux_ioctl(vp->fd, KVM_GET_LAPIC, (uintptr_t)&vp->first_lapic);
+    /* KVM's table of whom an APIC id is was made before this vCPU counted: INIT and SIPI would find nobody. */
+    if (error >= 0 && properties->apic_mode)
+        error = linux_ioctl(vp->fd, KVM_SET_LAPIC, (uintptr_t)&vp->first_lapic);
     vp->first_regs = vp->regs;
     vp->first_sregs = vp->sregs;
     vp->first_events = vp->events;
