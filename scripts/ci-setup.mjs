@@ -11,6 +11,7 @@ import {
   runPackages,
 } from './lib/ensure.mjs';
 import { runMain } from './lib/progress.mjs';
+import { winePackages } from './lib/wine.mjs';
 
 runMain(async () => {
   await ensureApt([
@@ -20,6 +21,7 @@ runMain(async () => {
     ...imagePackages,
     ...pvgrubPackages,
     ...conformancePackages,
+    ...winePackages,
     'clang-format',
   ]);
   await ensureNodeModules();

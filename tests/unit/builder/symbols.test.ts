@@ -52,8 +52,8 @@ test('lookup', () => {
 });
 
 test('where a System.map is looked for', () => {
-  expect(systemMapCandidates('/boot/vmlinuz-6.1.0-50-amd64')).toEqual(['/boot/System.map-6.1.0-50-amd64']);
-  expect(systemMapCandidates('/src/vmlinux')).toEqual(['/src/System.map']);
+  expect(systemMapCandidates('/boot/vmlinuz-6.1.0-50-amd64')).toEqual([join('/boot', 'System.map-6.1.0-50-amd64')]);
+  expect(systemMapCandidates('/src/vmlinux')).toEqual([join('/src', 'System.map')]);
 });
 
 /** tinyLinux with a symbol table behind it. */

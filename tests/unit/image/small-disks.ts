@@ -1,5 +1,6 @@
 /** Disks of every format in memory, small enough for thousands of them. */
 
+import path from 'node:path';
 import { type OpenedDisk, rawDisk } from '../../../shim/image/raw';
 import { createVhd } from '../../../shim/image/vhd/create';
 import { readLayout } from '../../../shim/image/vhd/layout';
@@ -44,7 +45,7 @@ export interface SmallDisk {
   readonly initial: (sector: number) => number;
 }
 
-const PARENT = '/images/parent.vhd';
+export const PARENT = path.resolve('/images/parent.vhd');
 /** In the parent every third sector has something. */
 const inParent = (sector: number): number => (sector % 3 === 0 ? 1_000_000 + sector : 0);
 

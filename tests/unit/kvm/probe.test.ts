@@ -98,10 +98,13 @@ jest.mock('../../../shim/partition/host', () => ({
   },
 }));
 
+/** The engine is Linux's alone. */
+const onLinux = process.platform === 'linux' ? describe : describe.skip;
+
 /** /dev/null stands for the device: it can be opened everywhere. */
 const device = '/dev/null';
 
-describe('the probe', () => {
+onLinux('the probe', () => {
   const descriptors = () => readdirSync('/proc/self/fd').length;
 
   test('a KVM with everything, on hardware', async () => {
@@ -184,7 +187,7 @@ describe('the probe', () => {
   });
 });
 
-describe('start() of a partition', () => {
+onLinux('start() of a partition', () => {
   const start = async (vpCount: number): Promise<string> => {
     const before = readdirSync('/proc/self/fd').length;
     const partition = new KvmPartition({ memoryBytes: 2 ** 24, vpCount, hyperv: true, device });
@@ -226,7 +229,7 @@ describe('start() of a partition', () => {
   });
 });
 
-describe('the choice of an engine', () => {
+onLinux('the choice of an engine', () => {
   const open = jest.requireActual('node:fs') as typeof import('node:fs');
   const there = (() => {
     try {

@@ -12,9 +12,9 @@ const FOLDER = path.join(packageRoot(), 'build', 'tests', 'partition');
 const IMAGE = path.join(FOLDER, 'guest.bin');
 const SOURCES = ['start.S', 'guest.c', 'platform.c', 'hostile.c'];
 
-/** Builds the image; a machine without a compiler (the lab, Windows) uses what was built before. */
-export function buildGuest(): void {
-  if ((process.env.XENLIGHTEN_LAB !== undefined || process.platform === 'win32') && existsSync(IMAGE)) return;
+/** Builds the image, and says where it is; a machine without a compiler (the lab, Windows) uses what was built before. */
+export function buildGuest(): string {
+  if ((process.env.XENLIGHTEN_LAB !== undefined || process.platform === 'win32') && existsSync(IMAGE)) return IMAGE;
   mkdirSync(FOLDER, { recursive: true });
   const work = mkdtempSync(path.join(FOLDER, 'work-'));
   try {
@@ -44,6 +44,7 @@ export function buildGuest(): void {
   } finally {
     rmSync(work, { recursive: true });
   }
+  return IMAGE;
 }
 
 /** Identity page tables of 2 MiB pages for 0 to `limit`, the APICs and the ROM included. */
