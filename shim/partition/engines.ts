@@ -100,7 +100,8 @@ async function whp(asked: EngineChoice, force: boolean): Promise<ChosenEngine> {
     name: 'whp',
     why: asked === 'auto' ? 'this is Windows' : why,
     onHostCpu: true,
-    brokenFeatures: [],
+    // As of kvm: under the stand-in that is what runs the VPs.
+    brokenFeatures: IN_LAB ? ['XSAVE'] : [],
     interruptsTwice: IN_LAB,
     create: async ({ memoryBytes, vpCount }) => {
       const { WhpPartition } = await import('./whp/whp-partition.js');

@@ -4,6 +4,9 @@
  *
  * An entry of the first list replaces a leaf with all its subleaves; one of the second replaces the bits of its mask, in
  * one subleaf if it says so and for one VP if it says so.
+ *
+ * Quirk: in WHP these lists change what CPUID answers and nothing else; KVM gives a VP what its CPUID announces. A list that
+ * hides x2APIC from a partition that has it is therefore not obeyed in that.
  */
 #include "stand-in.h"
 
@@ -188,6 +191,9 @@ HRESULT cpuid_set_up(struct vp *vp)
         replace_leaf(vp, &properties->results[i]);
     for (uint32_t i = 0; i < properties->result2_count; i++)
         replace_bits(vp, &properties->results2[i]);
+    for (uint32_t i = 0; i < vp->cpuid_count; i++)
+        if (vp->cpuid[i].function == 1 && properties->apic_mode == WHvX64LocalApicEmulationModeX2Apic)
+            vp->cpuid[i].ecx |= LEAF1_ECX_X2APIC;
     list.header.nent = vp->cpuid_count;
     memcpy(list.entries, vp->cpuid, vp->cpuid_count * sizeof *vp->cpuid);
     int64_t error = linux_ioctl(vp->fd, KVM_SET_CPUID2, (uintptr_t)&list);
