@@ -137,13 +137,18 @@ export class OverlayDisk implements OpenedDisk {
   }
 }
 
+const WINDOWS = process.platform === 'win32';
+/** Windows keeps the name of an open file, and removes file and name with its last handle if asked to (_O_TEMPORARY). */
+const O_TEMPORARY = 0x40;
+
 /** A file without a name, on the host's disk rather than in memory. `directory`: TMPDIR, or /var/tmp. */
 export async function anonymousFile(directory?: string): Promise<ImageFile> {
-  const folder = directory ?? process.env['TMPDIR'] ?? (process.platform === 'win32' ? tmpdir() : '/var/tmp');
+  const folder = directory ?? process.env['TMPDIR'] ?? (WINDOWS ? tmpdir() : '/var/tmp');
   const name = path.join(folder, `xenlighten-${randomBytes(12).toString('hex')}`);
   const { O_RDWR, O_CREAT, O_EXCL } = fs.constants;
+  const flags = O_RDWR | O_CREAT | O_EXCL | (WINDOWS ? O_TEMPORARY : 0);
   const fd = await new Promise<number>((resolve, reject) => {
-    fs.open(name, O_RDWR | O_CREAT | O_EXCL, 0o600, (error, opened) => {
+    fs.open(name, flags, 0o600, (error, opened) => {
       if (error === null) resolve(opened);
       else {
         const wanted = 'a folder for temporary files (TMPDIR says which)';
@@ -151,7 +156,7 @@ export async function anonymousFile(directory?: string): Promise<ImageFile> {
       }
     });
   });
-  await fs.promises.unlink(name);
+  if (!WINDOWS) await fs.promises.unlink(name);
   return new ScratchFile(`what is written to a snapshot (in ${folder})`, fd, false, false, 0, 4096);
 }
 

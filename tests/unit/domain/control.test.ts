@@ -13,11 +13,11 @@ import {
 } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import fc from 'fast-check';
 import { VIEWER_LIMIT } from '../../../shim/domain/console-stream';
 import { ControlClient, listDomains } from '../../../shim/domain/control-client';
-import { controlDirectory, socketPath } from '../../../shim/domain/control-directory';
+import { address, controlDirectory, socketPath } from '../../../shim/domain/control-directory';
 import { ControlError, MAX_REQUEST } from '../../../shim/domain/control-protocol';
 import { ControlSocket, type ControlTarget } from '../../../shim/domain/control-socket';
 import { BlockDeviceError, type BlockInfo } from '../../../shim/domain/disks/block-devices';
@@ -152,6 +152,11 @@ class FakeDomain implements ControlTarget {
   }
 }
 
+/** What a domain's socket, or the file that names its pipe, is called. */
+const fileOf = (name: string): string => basename(socketPath('', name));
+/** What access modes and paths of sockets say, Windows has otherwise or not at all. */
+const onPosix = process.platform === 'win32' ? test.skip : test;
+
 let directory: string;
 const open: ControlSocket[] = [];
 
@@ -174,9 +179,14 @@ async function serve(
 }
 
 /** Sends bytes and collects answers until `count` lines have come or the other end closes. */
-function raw(path: string, bytes: readonly (string | Uint8Array)[], count = 1): Promise<Record<string, unknown>[]> {
+async function raw(
+  path: string,
+  bytes: readonly (string | Uint8Array)[],
+  count = 1,
+): Promise<Record<string, unknown>[]> {
+  const to = await address(path);
   return new Promise((resolve, reject) => {
-    const socket: Socket = connect(path);
+    const socket: Socket = connect(to);
     let text = '';
     const done = (): void => {
       socket.destroy();
@@ -207,13 +217,13 @@ function replace(path: string, make: () => void): void {
 }
 
 describe('the directory', () => {
-  test('is the session’s, or one in /tmp for each user', () => {
+  onPosix('is the session’s, or one in /tmp for each user', () => {
     expect(controlDirectory({ XDG_RUNTIME_DIR: '/run/user/7' })).toBe('/run/user/7/xenlighten');
     expect(controlDirectory({ XDG_RUNTIME_DIR: 'relative' })).toBe(`/tmp/xenlighten-${process.getuid?.()}`);
     expect(controlDirectory({})).toBe(`/tmp/xenlighten-${process.getuid?.()}`);
   });
 
-  test('is made for the user alone, and so is the socket', async () => {
+  onPosix('is made for the user alone, and so is the socket', async () => {
     directory = join(directory, 'new');
     const { socket } = await serve('one');
     expect(statSync(directory).mode & 0o777).toBe(0o700);
@@ -221,7 +231,7 @@ describe('the directory', () => {
     directory = join(directory, '..');
   });
 
-  test.each([
+  onPosix.each([
     ['that others may enter', (d: string) => chmodSync(d, 0o755), /mode 0755, wanted 0700/],
     ['that is a link', (d: string) => replace(d, () => symlinkSync('/tmp', d)), /not a directory/],
     ['that is a file', (d: string) => replace(d, () => writeFileSync(d, '')), /not a directory/],
@@ -237,7 +247,7 @@ describe('the directory', () => {
     expect(await listDomains({ directory: join(directory, 'none') })).toEqual([]);
   });
 
-  test('a path that no socket can have is said so', () => {
+  onPosix('a path that no socket can have is said so', () => {
     expect(() => socketPath(`/${'d'.repeat(100)}`, 'name')).toThrow(/longer than/);
   });
 });
@@ -245,7 +255,7 @@ describe('the directory', () => {
 describe('names', () => {
   test('nothing is left after the end', async () => {
     const { socket } = await serve('one');
-    expect(readdirSync(directory)).toEqual(['one.sock']);
+    expect(readdirSync(directory)).toEqual([fileOf('one')]);
     await socket.close();
     await socket.close();
     expect(readdirSync(directory)).toEqual([]);
@@ -258,7 +268,7 @@ describe('names', () => {
     const other = await ControlSocket.open('one', { directory, unique: true });
     open.push(other);
     expect(other.name).toBe('one-2');
-    expect(readdirSync(directory).sort()).toEqual(['one-2.sock', 'one.sock']);
+    expect(readdirSync(directory).sort()).toEqual([fileOf('one-2'), fileOf('one')]);
   });
 
   test('of many who want it at once, one gets it', async () => {
@@ -268,7 +278,7 @@ describe('names', () => {
     const got = results.flatMap((r) => (r.status === 'fulfilled' ? [r.value] : []));
     open.push(...got);
     expect(got).toHaveLength(1);
-    expect(readdirSync(directory)).toEqual(['one.sock']);
+    expect(readdirSync(directory)).toEqual([fileOf('one')]);
   });
 
   test('that are no file names work', async () => {
@@ -315,7 +325,7 @@ describe('names', () => {
     writeFileSync(join(directory, `.${dead.pid}-0`), '');
     writeFileSync(join(directory, `.${process.pid}-99999`), '');
     await serve('one');
-    expect(readdirSync(directory).sort()).toEqual([`.${process.pid}-99999`, 'one.sock']);
+    expect(readdirSync(directory).sort()).toEqual([`.${process.pid}-99999`, fileOf('one')]);
   });
 });
 
@@ -422,7 +432,7 @@ describe('requests', () => {
 
   test('a client that does not read does not make the server keep its answers', async () => {
     const { socket } = await serve('one');
-    const client = connect(socket.path);
+    const client = connect(await address(socket.path));
     client.on('error', () => undefined);
     client.pause();
     const line = '{"version":1,"id":1,"method":"stats"}\n'.repeat(1000);
@@ -458,8 +468,9 @@ describe('requests', () => {
     await fc.assert(
       fc.asyncProperty(fc.array(pieces, { maxLength: 12 }), async (parts) => {
         const end = '\n{"version":1,"id":"the end","method":"info"}\n';
+        const to = await address(socket.path);
         const answers = await new Promise<string>((resolve, reject) => {
-          const client = connect(socket.path, () => {
+          const client = connect(to, () => {
             for (const p of parts) client.write(p);
             client.write(end);
           });
@@ -644,7 +655,7 @@ describe('consoles', () => {
 
   test('what is sent behind the request is typed, whether it came with it or not', async () => {
     const { socket, domain } = await serve('one');
-    const client = connect(socket.path);
+    const client = connect(await address(socket.path));
     client.write('{"version":1,"id":1,"method":"console"}\ntogether ');
     await until(() => domain.console.typed === 'together ');
     client.write('later');

@@ -361,7 +361,8 @@ describe('written on Windows', () => {
     expect(failure(() => parseXlConfig('g.cfg', line))).toMatch(message);
   });
 
-  test("what else is in a path is the file system's business", () => {
+  // Windows' file systems have no such names.
+  (process.platform === 'win32' ? test.skip : test)("what else is in a path is the file system's business", () => {
     expect(parseXlConfig('g.cfg', String.raw`kernel = "/a\tb"`).config.kernel).toBe('/a\tb');
   });
 });
@@ -374,7 +375,7 @@ describe('files', () => {
     writeFileSync(file, 'kernel="k"');
     expect((await readXlConfig(file)).config.kernel).toBe('k');
     await expect(readXlConfig(path.join(directory, 'none.cfg'))).rejects.toThrow(
-      `${directory}/none.cfg: cannot read the configuration: found no such file, wanted a readable configuration file`,
+      `${path.join(directory, 'none.cfg')}: cannot read the configuration: found no such file, wanted a readable configuration file`,
     );
   });
 });

@@ -31,7 +31,7 @@ test('makes every kind, and says what it made', async () => {
   expect(await text('a.vhd')).toMatch(/blocks: +0 of 8 in the file/);
   expect(await text('f.vhd')).toMatch(/vhd, fixed/);
   expect(await text('r.img')).toMatch(/format: +raw\n/);
-  expect(await text('d.vhd')).toMatch(/parent: +'a.vhd' with id .*\n +looked for as .*\/a.vhd$/);
+  expect(await text('d.vhd')).toMatch(/parent: +'a.vhd' with id .*\n +looked for as .*[\\/]a.vhd$/);
   // A fixed disk is a hole.
   expect(fs.statSync(at('f.vhd')).blocks).toBeLessThan(100);
   for (const name of fs.readdirSync(folder)) {

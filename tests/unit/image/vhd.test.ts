@@ -1,4 +1,5 @@
 /** What is in a VHD: geometry, footers old and torn, parents, damage and its repair. */
+import path from 'node:path';
 import { UsageError } from '../../../shim/errors';
 import { checkVhd } from '../../../shim/image/vhd/check';
 import { createVhd } from '../../../shim/image/vhd/create';
@@ -158,6 +159,7 @@ describe('parents', () => {
   });
 
   test('a circle, and a chain that is too long', async () => {
+    const at = (name: string | number): string => path.resolve(`/c/${name}.vhd`);
     const parents = new MemoryParents(new Random(4));
     const make = async (name: string, parent: string, uniqueId?: Uint8Array): Promise<Uint8Array> => {
       const file = new CutFile(name, new Random(4));
@@ -173,25 +175,25 @@ describe('parents', () => {
     };
     const idOf = async (bytes: Uint8Array): Promise<Uint8Array> =>
       (await readLayout(new CutFile('x', new Random(1), bytes))).footer.uniqueId;
-    let last = await make('/c/0.vhd', '/c/base.vhd');
-    parents.files.set('/c/0.vhd', last);
+    let last = await make(at(0), at('base'));
+    parents.files.set(at(0), last);
     for (let i = 1; i < 70; i++) {
-      last = await make(`/c/${i}.vhd`, `/c/${i - 1}.vhd`, await idOf(last));
-      parents.files.set(`/c/${i}.vhd`, last);
+      last = await make(at(i), at(i - 1), await idOf(last));
+      parents.files.set(at(i), last);
     }
-    const top = new CutFile('/c/69.vhd', new Random(1), last);
+    const top = new CutFile(at(69), new Random(1), last);
     await expect(openVhd(top, { logicalSectorSize: 512, parents })).rejects.toThrow(/more than 64 images/);
     // The first one's parent becomes the third one: its name and its id.
-    const third = parents.files.get('/c/2.vhd') as Uint8Array;
-    const circle = await make('/c/0.vhd', '/c/2.vhd', await idOf(third));
-    const firstId = await idOf(parents.files.get('/c/0.vhd') as Uint8Array);
-    const asFirst = new CutFile('/c/0.vhd', new Random(1), circle);
+    const third = parents.files.get(at(2)) as Uint8Array;
+    const circle = await make(at(0), at(2), await idOf(third));
+    const firstId = await idOf(parents.files.get(at(0)) as Uint8Array);
+    const asFirst = new CutFile(at(0), new Random(1), circle);
     const { footer } = await readLayout(asFirst);
     const bytes = encodeFooter({ ...footer, uniqueId: firstId });
     await asFirst.write(0, [bytes]);
     await asFirst.write(asFirst.size - SECTOR, [bytes]);
-    parents.files.set('/c/0.vhd', asFirst.content());
-    const start = new CutFile('/c/2.vhd', new Random(1), third);
+    parents.files.set(at(0), asFirst.content());
+    const start = new CutFile(at(2), new Random(1), third);
     await expect(openVhd(start, { logicalSectorSize: 512, parents })).rejects.toThrow(/which leads back to it/);
   });
 });
