@@ -101,7 +101,7 @@ test('a kernel is decompressed once', async () => {
 });
 
 test('the directory by convention', () => {
-  expect(defaultCacheDirectory({ XDG_CACHE_HOME: '/c' }, 'linux')).toBe('/c/xenlighten');
-  expect(defaultCacheDirectory({ XDG_CACHE_HOME: 'relative' }, 'linux')).toMatch(/\/\.cache\/xenlighten$/);
-  expect(defaultCacheDirectory({ LOCALAPPDATA: '/l' }, 'win32')).toBe('/l/xenlighten/cache');
+  expect(defaultCacheDirectory({ XDG_CACHE_HOME: '/c' }, 'linux')).toBe(join('/c', 'xenlighten'));
+  expect(defaultCacheDirectory({ XDG_CACHE_HOME: 'relative' }, 'linux')).toMatch(/[\\/]\.cache[\\/]xenlighten$/);
+  expect(defaultCacheDirectory({ LOCALAPPDATA: '/l' }, 'win32')).toBe(join('/l', 'xenlighten', 'cache'));
 });

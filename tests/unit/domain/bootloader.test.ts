@@ -58,7 +58,7 @@ test('the first place that has pvgrub counts', () => {
     const file = path.join(directory, 'grub.bin');
     writeFileSync(file, '');
     expect(findPvgrub('g.cfg', [path.join(directory, 'none'), file])).toBe(file);
-    expect(() => findPvgrub('g.cfg', [path.join(directory, 'none')])).toThrow(
+    expect(() => findPvgrub('g.cfg', [path.join(directory, 'none')], 'linux')).toThrow(
       new UsageError('no pvgrub', {
         file: 'g.cfg',
         found: `none of ${path.join(directory, 'none')}`,
