@@ -130,6 +130,7 @@ runMain(async () => {
             ? standIn(windows)
             : jest(windows, 'contract', ['--selectProjects', 'e2e', '--testPathPatterns', 'partition.whp'], 900, {
                 XENLIGHTEN_TEST_SPEED: speed(),
+                XENLIGHTEN_STAND_IN: '1',
               }),
         );
       }

@@ -8,6 +8,7 @@ import { probeWhp } from '../../../shim/partition/whp/probe';
 import { WhpPartition } from '../../../shim/partition/whp/whp-partition';
 import { contract } from './contract';
 import { buildGuest } from './guest/image';
+import { whpFaults } from './whp-faults';
 
 /** What ring 0 costs more than on hardware; set by who knows what is below. */
 const SPEED = Number(process.env['XENLIGHTEN_TEST_SPEED'] ?? 1);
@@ -35,5 +36,7 @@ if (impossible !== undefined) {
       ...(SLOW ? { noTripleFault: 'who interprets ring 0 gives up earlier' } : {}),
       mostMemory: 6 * 2 ** 30,
     });
+    // Only the stand-in can make calls fail.
+    if (process.env['XENLIGHTEN_STAND_IN'] !== undefined) describe('calls that fail', () => whpFaults(hyperv));
   });
 }

@@ -1,0 +1,39 @@
+'use strict';
+/*
+ * Starts a partition of the whp engine, stops it if that went well, and prints what happened as JSON. Runs the built
+ * program; the stand-in's environment says which call fails.
+ */
+const path = require('node:path');
+
+const { WhpPartition } = require(path.resolve(__dirname, '../../../dist/shim/partition/whp/whp-partition.js'));
+const { MIB, HLT } = { MIB: 2 ** 20, HLT: [0xf4, 0xeb, 0xfd] };
+
+async function main() {
+  const partition = new WhpPartition({ memoryBytes: 16 * MIB, vpCount: 2, hyperv: process.argv[2] === 'hyperv' });
+  const { memory } = partition;
+  // Page tables of the first 2 MiB; hlt; jmp.
+  memory.setU64(0x1000, 0x2003n);
+  memory.setU64(0x2000, 0x3003n);
+  memory.setU64(0x3000, 0x83n);
+  memory.copyIn(0x6000, Uint8Array.from(HLT));
+  memory.setU64(0x500, 0x1000n);
+  memory.setU64(0x508, 0x6000n);
+  let exits = 0;
+  let result;
+  try {
+    await partition.start({ doorbell: () => undefined, exit: () => exits++ }, (host, hypervisor) => [
+      ...host,
+      ...hypervisor,
+    ]);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await partition.stop();
+    result = { started: true };
+  } catch (error) {
+    result = { started: false, name: error.name, message: error.message };
+  }
+  // Nothing may hold the memory any longer.
+  await memory.release();
+  process.stdout.write(`${JSON.stringify({ ...result, exits })}\n`);
+}
+
+main();
