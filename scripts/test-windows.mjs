@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /*
  * `npm run test:windows [-- PART...] [--node VERSION]`: the Windows build under Wine. Parts: stand-in (the tests of the
- * stand-in for WinHvPlatform.dll itself), contract (the whp engine on it), unit (the portable unit tests); all by default.
+ * stand-in for WinHvPlatform.dll itself), contract (the whp engine on it), unit (the portable unit tests), package
+ * (npm for Windows installs the tarball, whose commands then run); all by default.
  * Ends with one line of totals. Where Wine or /dev/kvm is absent it says so, and what needs it counts as skipped.
  */
 import { copyFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
@@ -19,8 +20,9 @@ import {
   wineLacks,
   winePackages,
 } from './lib/wine.mjs';
+import { packageOnWindows } from './lib/wine-package.mjs';
 
-const PARTS = ['stand-in', 'contract', 'unit'];
+const PARTS = ['stand-in', 'contract', 'unit', 'package'];
 
 function options(args) {
   const at = args.indexOf('--node');
@@ -117,7 +119,8 @@ runMain(async () => {
   try {
     for (const part of parts) {
       let result;
-      if (part !== 'unit' && !kvm) result = { ...noTests, skipped: 1 };
+      if (part === 'package') result = await timed('the package on Windows', () => packageOnWindows(windows));
+      else if (part !== 'unit' && !kvm) result = { ...noTests, skipped: 1 };
       else if (part === 'unit') {
         rmSync(dll, { force: true });
         result = await timed('unit tests on Windows', () =>

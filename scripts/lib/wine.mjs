@@ -128,8 +128,8 @@ async function copyProject() {
 }
 
 /**
- * Makes sure of everything. Returns `project`, the copy's folder, and `node(args, options)`, which runs Node.js there
- * (see runWine).
+ * Makes sure of everything. Returns `project`, the copy's folder, `nodeFile`, the file of Node.js, and
+ * `node(args, options)`, which runs Node.js there (see runWine).
  */
 export async function ensureWine(version = NODE_VERSION) {
   await ensureApt(winePackages);
@@ -141,6 +141,7 @@ export async function ensureWine(version = NODE_VERSION) {
   const project = await copyProject();
   return {
     project,
+    nodeFile: node,
     node: (args, options) => runWine([node, ...args], { cwd: project, ...options }),
   };
 }
