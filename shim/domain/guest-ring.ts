@@ -7,6 +7,7 @@
  * map no more of the trap module than its entry.
  */
 import { readFileSync } from 'node:fs';
+import { KVA_SHADOW, kernelShadowFlags } from '../partition/whp/kernel-shadow';
 
 /** Whether guest user code can read supervisor pages of its root by speculation. */
 export type Meltdown = 'not affected' | 'affected' | 'unknown';
@@ -20,8 +21,22 @@ export interface RingChoice {
 
 const VULNERABILITY = '/sys/devices/system/cpu/vulnerabilities/meltdown';
 
+/**
+ * What Windows says: its flags, where it has them, and PROCESSOR_IDENTIFIER ("AMD64 Family 25 Model 1 Stepping 1,
+ * AuthenticAMD"). No processor of AMD or Hygon is open, as their makers and every system hold.
+ */
+export function windowsMeltdown(identifier: string, flags: () => number | undefined): Meltdown {
+  if (/, *(AuthenticAMD|HygonGenuine)$/.test(identifier.trim())) return 'not affected';
+  const found = flags();
+  if (found === undefined || (found & KVA_SHADOW.requiredAvailable) === 0) return 'unknown';
+  return (found & KVA_SHADOW.required) === 0 ? 'not affected' : 'affected';
+}
+
 /** What the host's kernel says of its CPU; for engines that run guest code on it. */
 export function hostMeltdown(): Meltdown {
+  if (process.platform === 'win32') {
+    return windowsMeltdown(process.env['PROCESSOR_IDENTIFIER'] ?? '', kernelShadowFlags);
+  }
   try {
     const text = readFileSync(VULNERABILITY, 'utf8').trim();
     return text === 'Not affected' ? 'not affected' : 'affected';

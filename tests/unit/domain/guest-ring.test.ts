@@ -1,4 +1,4 @@
-import { chooseRing, hostMeltdown } from '../../../shim/domain/guest-ring';
+import { chooseRing, hostMeltdown, windowsMeltdown } from '../../../shim/domain/guest-ring';
 
 const LINUX = { isLinux: true, isGrub: false };
 const GRUB = { isLinux: false, isGrub: true };
@@ -31,4 +31,18 @@ test('what is asked for is done, with the isolation that the CPU needs', () => {
 
 test('the host answers for its CPU in one of three words', () => {
   expect(['not affected', 'affected', 'unknown']).toContain(hostMeltdown());
+});
+
+test.each([
+  ['AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD', undefined, 'not affected'],
+  ['AMD64 Family 24 Model 0 Stepping 1, HygonGenuine', undefined, 'not affected'],
+  ['Intel64 Family 6 Model 85 Stepping 4, GenuineIntel', 0x3d, 'affected'],
+  ['Intel64 Family 6 Model 143 Stepping 8, GenuineIntel', 0x20, 'not affected'],
+  // A Windows that does not say whether it is required, or anything.
+  ['Intel64 Family 6 Model 63 Stepping 2, GenuineIntel', 0x1, 'unknown'],
+  ['Intel64 Family 6 Model 63 Stepping 2, GenuineIntel', undefined, 'unknown'],
+  ['AuthenticAMD, GenuineIntel', 0x31, 'affected'],
+  ['', undefined, 'unknown'],
+])('Windows on %s with flags %p: %s', (identifier, flags, wanted) => {
+  expect(windowsMeltdown(identifier, () => flags)).toBe(wanted);
 });
