@@ -1,9 +1,8 @@
 /** `xenlighten doctor`: can guests run on this host, and if not, what would have to be done? */
 import { writeFile } from 'node:fs/promises';
-import { CHECKS } from '../doctor';
+import { CHECKS, fullReport } from '../doctor';
 import { formatResults, isHealthy, runChecks } from '../doctor/check';
 import { realHost } from '../doctor/host';
-import { makeReport } from '../doctor/report';
 import { EXIT } from '../domain/exit-status';
 import { UsageError } from '../errors';
 import type { Arguments, CommandDecl } from './arguments';
@@ -15,13 +14,14 @@ export const declaration: CommandDecl = {
   summary: [
     'Checks whether guests can run on this host, and says what to do where they cannot.',
     'With --report it writes what it found to FILE (default xenlighten-report.json), for the authors of xenlighten: versions,',
-    'capabilities, results. Names of users and hosts, and paths with them, are replaced; have a look before you send it.',
+    'capabilities, results, and those of short self-tests on the engine of this process. Names of users and hosts, and paths with them, are replaced; have a look before you send it.',
     '',
     'Exit status: 0 guests can run here; 1 wrong usage; 2 something that every guest needs does not work, such as an engine.',
   ].join('\n'),
   positionals: { min: 0, max: 1 },
   options: {
     report: { help: 'write a report to FILE' },
+    force: { help: 'run the self-tests of --report even on an engine that is not fit for guests' },
     json: { help: 'print the results as JSON' },
   },
 };
@@ -43,7 +43,7 @@ export async function run(args: Arguments): Promise<number> {
   }
   if (wantsReport) {
     const target = file ?? DEFAULT_REPORT;
-    const report = await makeReport(host, results);
+    const report = await fullReport(host, results, args.flag('force'));
     try {
       await writeFile(target, `${JSON.stringify(report, undefined, 2)}\n`);
     } catch (error) {

@@ -15,6 +15,7 @@ import type { KvmProbe } from '../partition/kvm/probe';
 import type { QemuBinary } from '../partition/qemu/binary';
 import type { WhpProbe } from '../partition/whp/probe';
 import { defaultCacheDirectory } from '../xen/builder/cache';
+import type { Bench } from './self-tests';
 
 export interface DoctorHost {
   /** As process has them. */
@@ -51,6 +52,10 @@ export interface DoctorHost {
   tryFolder(directory: string): Promise<void>;
   /** Makes the control directory and checks that it is the user's alone. */
   tryControlDirectory(directory: string): Promise<void>;
+  /** What the platform of Windows answers. Throws where there is none. */
+  whpFacts(): Record<string, unknown>;
+  /** What self-tests run on. Rejects, with the reason, where no engine of this process can be used. */
+  bench(force: boolean): Promise<Bench>;
 }
 
 /** In ms; Windows PowerShell takes seconds to begin on a small machine. */
@@ -72,6 +77,26 @@ function execute(file: string, args: readonly string[]): Promise<string> {
       else reject(error);
     });
   });
+}
+
+/** The engines of this process: whp on Windows, kvm elsewhere. */
+async function bench(force: boolean): Promise<Bench> {
+  const engine = process.platform === 'win32' ? 'whp' : 'kvm';
+  const windows = engine === 'whp';
+  const probe = windows
+    ? (await import('../partition/whp/probe.js')).probeWhp()
+    : await (await import('../partition/kvm/probe.js')).probeKvm();
+  const { impossible, unfit, hyperv } = probe;
+  if (impossible !== undefined) throw new Error(`the ${engine} engine cannot be used: ${impossible}`);
+  if (unfit !== undefined && !force) throw new Error(`the ${engine} engine is not fit: ${unfit} (--force runs them)`);
+  const { WhpPartition } = await import('../partition/whp/whp-partition.js');
+  const { KvmPartition } = await import('../partition/kvm/kvm-partition.js');
+  return {
+    create: (options) =>
+      windows ? new WhpPartition({ ...options, hyperv }) : new KvmPartition({ ...options, hyperv }),
+    hyperv,
+    spareMemory: os.freemem(),
+  };
 }
 
 /** This host. */
@@ -104,5 +129,11 @@ export function realHost(): DoctorHost {
     trapImage: () => (require('../partition/trap-image') as typeof import('../partition/trap-image')).trapImage(),
     tryFolder,
     tryControlDirectory: makeDirectory,
+    whpFacts: () => {
+      const { whpFacts } = require('./whp-facts') as typeof import('./whp-facts');
+      const { whpApi } = require('../partition/whp/api') as typeof import('../partition/whp/api');
+      return whpFacts(whpApi());
+    },
+    bench,
   };
 }

@@ -32,6 +32,10 @@ export function linuxHost(change: Partial<DoctorHost> = {}): DoctorHost {
     trapImage: () => ({ size: 126_976, abiVersion: 3 }),
     tryFolder: async () => undefined,
     tryControlDirectory: async () => undefined,
+    whpFacts: () => ({ capabilities: {} }),
+    bench: async () => {
+      throw new Error('no engine of this process can be used');
+    },
     ...change,
   };
 }
