@@ -63,6 +63,8 @@ struct vp {
     /* KVM keeps a vCPU until its VM goes: a deleted VP's vCPU waits for the next one of its index. */
     bool exists;
     int fd;
+    /* Its statistics, opened with it: a vCPU that runs answers no request. -1: this KVM has none. */
+    int statistics_fd;
     struct kvm_run *run;
     CRITICAL_SECTION lock;
     /* Under lock: */

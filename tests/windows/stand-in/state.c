@@ -125,9 +125,8 @@ struct statistics {
 /* Reads a statistics descriptor's names; closes it again if that is all. */
 static bool open_statistics(struct vp *vp, struct statistics *s)
 {
-    int64_t fd = linux_ioctl(vp->fd, KVM_GET_STATS_FD, 0);
-    *s = (struct statistics){.fd = (int)fd};
-    if (fd < 0)
+    *s = (struct statistics){.fd = vp->statistics_fd};
+    if (s->fd < 0)
         return false;
     if (linux_pread(s->fd, &s->header, sizeof s->header, 0) != sizeof s->header || s->header.num_desc > 4096 ||
         s->header.name_size > 256)
@@ -140,8 +139,6 @@ static bool open_statistics(struct vp *vp, struct statistics *s)
 static void close_statistics(struct statistics *s)
 {
     free(s->text);
-    if (s->fd >= 0)
-        linux_close(s->fd);
 }
 
 /* The counter's value; ours where KVM has none of that name, or one that it does not keep. */

@@ -124,6 +124,7 @@ static HRESULT make_vcpu(struct vp *vp)
     if (fd < 0)
         return kvm_error(fd);
     vp->fd = (int)fd;
+    vp->statistics_fd = (int)linux_ioctl(vp->fd, KVM_GET_STATS_FD, 0);
     vp->run = linux_map_shared(vp->fd, kvm_run_bytes());
     if (!vp->run)
         return E_OUTOFMEMORY;
@@ -159,6 +160,8 @@ void vp_free(struct vp *vp)
 {
     if (vp->run)
         linux_unmap(vp->run, kvm_run_bytes());
+    if (vp->fd >= 0 && vp->statistics_fd >= 0)
+        linux_close(vp->statistics_fd);
     if (vp->fd >= 0)
         linux_close(vp->fd);
     DeleteCriticalSection(&vp->lock);
