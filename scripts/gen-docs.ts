@@ -6,12 +6,16 @@
  *   docs/cpuid-policy.md        shim/xen/cpuid-policy.ts
  *   docs/exit-budget.md         shim/translate/exit-budget.ts
  *   docs/hyperv-tests.md        tests/fixtures/hyperv
+ *   docs/windows-unverified.md  shim/doctor/unverified.ts
  *
  * The pages are committed; a unit test fails when they are not what this makes of the tables.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ErrorDecl, HYPERCALL_LIST, type Hypercall, type Privilege, type Subop } from '../abi/xen/hypercalls';
+import { CHECKS } from '../shim/doctor';
+import { SELF_TESTS } from '../shim/doctor/self-tests';
+import { UNVERIFIED } from '../shim/doctor/unverified';
 import { packageRoot } from '../shim/partition/native-files';
 import { BLKIF_OPERATIONS } from '../shim/translate/device-table';
 import { EXIT_BUDGET, NOISE } from '../shim/translate/exit-budget';
@@ -256,6 +260,37 @@ function hypervTests(): string {
   ].join('\n');
 }
 
+function unverified(): string {
+  return [
+    '# Windows: what has only been seen on stand-ins',
+    '',
+    generated('shim/doctor/unverified.ts'),
+    '',
+    'No real Windows has run xenlighten yet. For each row: what is meant to hold there, where it has been seen instead, and what',
+    'would show it. `xenlighten doctor --report` ([windows.md](windows.md#7-send-a-report)) has the results of all checks and',
+    'self-tests that are named here.',
+    '',
+    ...table(
+      ['', 'what', 'seen on', 'shown by', 'by hand'],
+      UNVERIFIED.map((u) => [u.id, u.what, u.seen, u.shownBy.map((id) => `\`${id}\``).join(', '), u.byHand ?? '']),
+    ),
+    '',
+    'Self-tests:',
+    '',
+    ...table(
+      ['self-test', 'what must hold', 'needs'],
+      SELF_TESTS.map((t) => [`\`${t.id}\``, t.title, t.hyperv === true ? 'the Hyper-V interface' : '']),
+    ),
+    '',
+    'Checks:',
+    '',
+    ...table(
+      ['check', 'in the list as', 'on'],
+      CHECKS.map((c) => [`\`${c.id}\``, c.title, c.platforms?.join(', ') ?? 'all']),
+    ),
+  ].join('\n');
+}
+
 /** Path below the repository's root, and contents. */
 export function documents(): ReadonlyMap<string, string> {
   const end = (text: string): string => `${text.trimEnd()}\n`;
@@ -265,6 +300,7 @@ export function documents(): ReadonlyMap<string, string> {
     ['docs/cpuid-policy.md', end(cpuidPolicy())],
     ['docs/exit-budget.md', end(exitBudget())],
     ['docs/hyperv-tests.md', end(hypervTests())],
+    ['docs/windows-unverified.md', end(unverified())],
   ]);
 }
 

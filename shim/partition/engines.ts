@@ -40,6 +40,9 @@ const KVM_DEVICE = '/dev/kvm';
 const IN_LAB = process.env.XENLIGHTEN_LAB === 'hyperv';
 
 async function qemu(why: string): Promise<ChosenEngine> {
+  // It shares memory with QEMU by descriptors that QEMU inherits.
+  if (process.platform !== 'linux')
+    throw new EngineUnfitError(`the qemu engine cannot be used: it needs Linux, this is ${process.platform}`);
   const [{ findQemu }, { cpuModels }, { QemuPartition }] = await Promise.all([
     import('./qemu/binary.js'),
     import('./qemu/cpu-models.js'),

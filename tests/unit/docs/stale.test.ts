@@ -1,8 +1,11 @@
 /** The committed pages of docs/ are what the tables in the code make. */
 import { documents, staleDocuments } from '../../../scripts/gen-docs';
+import { CHECKS } from '../../../shim/doctor';
+import { SELF_TESTS } from '../../../shim/doctor/self-tests';
+import { UNVERIFIED } from '../../../shim/doctor/unverified';
 
 test('no page is stale', () => {
-  expect(documents().size).toBe(5);
+  expect(documents().size).toBe(6);
   // `npm run docs` writes them.
   expect(staleDocuments()).toEqual([]);
 });
@@ -16,4 +19,13 @@ test('tables are whole: every row has as many cells as its header', () => {
       cells = n;
     }
   }
+});
+
+test('what would show something on Windows exists', () => {
+  const known = new Set([...CHECKS.map((c) => c.id), ...SELF_TESTS.map((t) => t.id)]);
+  for (const { id, shownBy, byHand } of UNVERIFIED) {
+    expect([id, shownBy.filter((s) => !known.has(s))]).toEqual([id, []]);
+    expect([id, shownBy.length > 0 || byHand !== undefined]).toEqual([id, true]);
+  }
+  expect(new Set(UNVERIFIED.map((u) => u.id)).size).toBe(UNVERIFIED.length);
 });
