@@ -17,7 +17,7 @@ import { basename, join } from 'node:path';
 import fc from 'fast-check';
 import { VIEWER_LIMIT } from '../../../shim/domain/console-stream';
 import { ControlClient, listDomains } from '../../../shim/domain/control-client';
-import { address, controlDirectory, socketPath } from '../../../shim/domain/control-directory';
+import { address, controlDirectory, pipeAddress, socketPath } from '../../../shim/domain/control-directory';
 import { ControlError, MAX_REQUEST } from '../../../shim/domain/control-protocol';
 import { ControlSocket, type ControlTarget } from '../../../shim/domain/control-socket';
 import { BlockDeviceError, type BlockInfo } from '../../../shim/domain/disks/block-devices';
@@ -287,10 +287,15 @@ describe('names', () => {
     expect((await listDomains({ directory })).map((d) => d.name)).toEqual([name]);
   });
 
-  /** A process that listens and is killed: its socket stays. */
+  /** A process that listens and is killed: its socket stays, or the file that names its pipe. */
   async function killed(path: string): Promise<void> {
-    const script = `require('net').createServer().listen(process.argv[1], () => console.log('up'))`;
-    const child = spawn(process.execPath, ['-e', script, path], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const script = `const [, path, pipe] = process.argv;
+      require('net').createServer().listen(pipe ?? path, () => {
+        if (pipe) require('fs').writeFileSync(path, pipe);
+        console.log('up');
+      });`;
+    const pipes = process.platform === 'win32' ? [pipeAddress('dead')] : [];
+    const child = spawn(process.execPath, ['-e', script, path, ...pipes], { stdio: ['ignore', 'pipe', 'inherit'] });
     await new Promise((resolve) => child.stdout.once('data', resolve));
     child.kill('SIGKILL');
     await new Promise((resolve) => child.once('exit', resolve));
