@@ -197,8 +197,10 @@ export class ControlSocket {
         const line = rest.subarray(0, end);
         rest = rest.subarray(end + 1);
         const { bytes, become } = await this.answer(line);
-        if (!(await this.send(socket, bytes))) return;
+        if (become === undefined && !(await this.send(socket, bytes))) return;
         if (become !== undefined) {
+          // Not only when the client has taken the answer: it counts on all that is said from then on.
+          socket.write(bytes);
           socket.removeAllListeners('data');
           connection.stream = new ConsoleStream(socket, this.target?.console, become.history, rest);
           return;

@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { VIEWER_LIMIT } from '../../../shim/domain/console-stream';
 import { ControlClient, listDomains } from '../../../shim/domain/control-client';
@@ -435,7 +435,8 @@ describe('requests', () => {
     client.close();
   });
 
-  test('a client that does not read does not make the server keep its answers', async () => {
+  // Wine's pipes take everything; POSIX's sockets stand for those that do not.
+  onPosix('a client that does not read does not make the server keep its answers', async () => {
     const { socket } = await serve('one');
     const client = connect(await address(socket.path));
     client.on('error', () => undefined);
