@@ -579,8 +579,8 @@ describe('requests to the guest', () => {
     expect(await client.request('block-detach', { device: 'xvdb' })).toEqual({});
     expect(await client.request('block-detach', { device: '51744', force: true })).toEqual({});
     expect(domain.asked).toEqual([
-      ['attach', '/home/a/b.img', 'xvdb', true],
-      ['attach', '/c.img', 'xvdc', false],
+      ['attach', resolve('/home/a/b.img'), 'xvdb', true],
+      ['attach', resolve('/c.img'), 'xvdc', false],
       ['detach', 'xvdb', false],
       ['detach', '51744', true],
     ]);
