@@ -19,6 +19,7 @@ import { link, lstat, mkdir, readdir, readFile, rename, unlink } from 'node:fs/p
 import { connect } from 'node:net';
 import { homedir, userInfo } from 'node:os';
 import path, { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 const WINDOWS = process.platform === 'win32';
 /** Windows takes some names for devices, with whatever ending: CON, NUL. */
@@ -134,15 +135,11 @@ export async function socketNames(directory: string): Promise<string[]> {
   return names.sort();
 }
 
-/** Whether somebody accepts connections at this path, or at the pipe that it names. */
-export async function isServed(path: string): Promise<boolean> {
-  let to: string;
-  try {
-    to = await address(path);
-  } catch (error) {
-    if (code(error) === 'ECONNREFUSED' || code(error) === 'ENOENT') return false;
-    throw error;
-  }
+/** A pipe has no backlog: while all its instances are being taken there is none for a moment. */
+const ATTEMPTS = WINDOWS ? 4 : 1;
+const ATTEMPT_MS = 25;
+
+function accepts(to: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const socket = connect(to);
     socket.once('connect', () => {
@@ -156,6 +153,22 @@ export async function isServed(path: string): Promise<boolean> {
       else reject(error);
     });
   });
+}
+
+/** Whether somebody accepts connections at this path, or at the pipe that it names. */
+export async function isServed(path: string): Promise<boolean> {
+  let to: string;
+  try {
+    to = await address(path);
+  } catch (error) {
+    if (code(error) === 'ECONNREFUSED' || code(error) === 'ENOENT') return false;
+    throw error;
+  }
+  for (let attempt = 1; ; attempt++) {
+    if (await accepts(to)) return true;
+    if (attempt === ATTEMPTS) return false;
+    await sleep(ATTEMPT_MS);
+  }
 }
 
 function sameFile(a: BigIntStats, b: BigIntStats): boolean {
