@@ -11,3 +11,4 @@ export * from './exits';
 export * from './features';
 export * from './hresult';
 export * from './registers';
+export * from './signals';
