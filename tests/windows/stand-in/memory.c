@@ -222,13 +222,27 @@ HRESULT do_WHvAdviseGpaRange(WHV_PARTITION_HANDLE handle, const WHV_MEMORY_RANGE
             result = E_INVALIDARG;
         else if (!is_mapped(partition, ranges[i].GuestAddress, ranges[i].SizeInBytes))
             result = WHV_E_GPA_RANGE_NOT_FOUND;
-        else if (advice == WHvAdviseGpaRangeCodePopulate)
+        else if (advice == WHvAdviseGpaRangeCodePopulate) {
             for (UINT64 at = 0; at < ranges[i].SizeInBytes; at += PAGE_BYTES)
                 (void)*(volatile uint8_t *)memory_at(partition, ranges[i].GuestAddress + at, 1, NULL);
+            partition->populated[partition->populated_count++ % MAX_POPULATED] = ranges[i];
+        }
     }
     LeaveCriticalSection(&partition->memory_lock);
     partition_release(partition);
     return result;
+}
+
+bool memory_is_populated(struct partition *partition, uint64_t gpa)
+{
+    bool found = false;
+    EnterCriticalSection(&partition->memory_lock);
+    for (uint32_t i = 0; i < MAX_POPULATED; i++) {
+        const WHV_MEMORY_RANGE_ENTRY *range = &partition->populated[i];
+        found |= gpa >= range->GuestAddress && gpa - range->GuestAddress < range->SizeInBytes;
+    }
+    LeaveCriticalSection(&partition->memory_lock);
+    return found;
 }
 
 /* --- page tables --------------------------------------------------------------------------------------------------- */

@@ -359,6 +359,24 @@ static bool host_exit(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *context)
     return false;
 }
 
+/*
+ * With GpaAccessFaultExit Windows leaves it to the monitor to have memory found that the guest touches for the first time
+ * (WHvAdviseGpaRange), and running the VP again does not help. KVM finds it by itself; so that no monitor forgets, the
+ * page of a VP's first instruction has to be asked for.
+ */
+static bool first_fetch(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *context)
+{
+    uint64_t gpa;
+    if (vp->fetched || !vp->partition->properties.extended_exits.GpaAccessFaultExit)
+        return false;
+    vp->fetched = memory_translate(vp, vp->sregs.cs.base + vp->regs.rip, WHvTranslateGvaFlagPrivilegeExempt, &gpa) !=
+                      WHvTranslateGvaResultSuccess ||
+                  memory_is_populated(vp->partition, gpa);
+    if (!vp->fetched)
+        memory_exit(vp, context, gpa, WHvMemoryAccessExecute, 0);
+    return !vp->fetched;
+}
+
 static HRESULT run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *context)
 {
     if (!give_registers(vp)) {
@@ -369,7 +387,7 @@ static HRESULT run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *context)
     for (;;) {
         /* In this order: a cancellation sets the flag first. */
         __atomic_store_n(&vp->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-        if (host_exit(vp, context))
+        if (host_exit(vp, context) || first_fetch(vp, context))
             return S_OK;
         vp->run->request_interrupt_window = vp->notifications.InterruptNotification;
         int64_t error = linux_ioctl(vp->fd, KVM_RUN, 0);

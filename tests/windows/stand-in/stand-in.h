@@ -21,6 +21,7 @@
 #define PAGE_BYTES 4096u
 #define MAX_VPS 64
 #define MAX_SLOTS 256
+#define MAX_POPULATED 64
 #define MAX_CPUID 256
 #define SINTS 16
 
@@ -88,6 +89,8 @@ struct vp {
     uint32_t cpuid_count;
     /* The SynIC's registers as the guest last wrote them: KVM tells us, and asking it would have to wait for the VP. */
     volatile uint64_t scontrol, siefp, simp;
+    /* The page of its first instruction is known to the hypervisor. */
+    bool fetched;
     struct exit_counts counts;
     uint64_t runtime_100ns;
 };
@@ -141,6 +144,9 @@ struct partition {
     /* The last lock that anyone takes. */
     CRITICAL_SECTION memory_lock;
     struct slot slots[MAX_SLOTS];
+    /* What WHvAdviseGpaRange was asked to populate; the oldest are forgotten. */
+    WHV_MEMORY_RANGE_ENTRY populated[MAX_POPULATED];
+    uint32_t populated_count;
     struct vp *vps[MAX_VPS];
     struct signal *signals;
 };
@@ -200,6 +206,8 @@ uint32_t cpuid_supported(struct kvm_cpuid_entry2 *entries);
 
 /* Guest-physical memory in this process; NULL: not mapped as a whole. */
 uint8_t *memory_at(struct partition *partition, uint64_t gpa, uint64_t size, uint32_t *flags);
+/* Has a page been populated by WHvAdviseGpaRange? */
+bool memory_is_populated(struct partition *partition, uint64_t gpa);
 /* Walks the page tables of a VP that does not run. */
 WHV_TRANSLATE_GVA_RESULT_CODE memory_translate(struct vp *vp, uint64_t gva, uint32_t flags, uint64_t *gpa);
 /* Reads virtual memory as far as it is mapped; returns how many bytes. */

@@ -97,6 +97,7 @@ void vp_reset(struct vp *vp)
     vp->regs_dirty = vp->sregs_dirty = vp->events_dirty = true;
     vp->notifications.AsUINT64 = 0;
     vp->cancelled = 0;
+    vp->fetched = false;
     for (size_t i = 0; i < sizeof zeroed / sizeof *zeroed; i++)
         set_msr(vp, zeroed[i], 0);
     set_msr(vp, MSR_PAT, PAT_AFTER_RESET);

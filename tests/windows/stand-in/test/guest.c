@@ -112,6 +112,7 @@ void guest_open(struct guest *guest, struct guest_options options)
     property.ExtendedVmExits.X64MsrExit = options.msr_exits != 0;
     property.ExtendedVmExits.HypercallExit = options.synthetic;
     property.ExtendedVmExits.UnknownSynicConnection = options.synthetic;
+    property.ExtendedVmExits.GpaAccessFaultExit = options.access_faults;
     must(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeExtendedVmExits, &property, 8), "ExtendedVmExits");
     property.X64MsrExitBitmap.AsUINT64 = options.msr_exits;
     must(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeX64MsrExitBitmap, &property, 8),

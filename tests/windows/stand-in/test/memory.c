@@ -148,8 +148,28 @@ static void advice(void)
     guest_close(&g);
 }
 
+static void first_touch(void)
+{
+    struct guest g;
+    WHV_MEMORY_RANGE_ENTRY range = {CODE_GPA, 4096};
+    WHV_ADVISE_GPA_RANGE_POPULATE populate = {.AccessType = WHvMemoryAccessExecute};
+    guest_open(&g, (struct guest_options){.access_faults = true});
+    GUEST_CODE(&g, 0xe6, 0x01); /* out %al, $1 */
+    for (int i = 0; i < 2; i++) {
+        equals(guest_run(&g), WHvRunVpExitReasonMemoryAccess, "GpaAccessFaultExit: the first instruction's page");
+        equals(g.exit.MemoryAccess.Gpa, CODE_GPA, "its address");
+        equals(g.exit.MemoryAccess.AccessInfo.AccessType, WHvMemoryAccessExecute, "a fetch");
+        equals(g.exit.MemoryAccess.AccessInfo.GpaUnmapped, 0, "of what is mapped");
+    }
+    returns(WHvAdviseGpaRange(g.partition, &range, 1, WHvAdviseGpaRangeCodePopulate, &populate, sizeof populate), S_OK,
+            "populate");
+    equals(guest_run(&g), WHvRunVpExitReasonX64IoPortAccess, "it goes on when the page has been asked for");
+    guest_close(&g);
+}
+
 void test_memory(void)
 {
+    first_touch();
     ranges();
     translation();
     access();

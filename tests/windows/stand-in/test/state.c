@@ -77,8 +77,35 @@ static void counters(void)
     guest_close(&g);
 }
 
+static DWORD WINAPI run_first(void *guest)
+{
+    guest_run(guest);
+    return 0;
+}
+
+static void counters_meanwhile(void)
+{
+    struct guest g;
+    WHV_PROCESSOR_ACTIVITY_COUNTERS counters;
+    UINT32 written = 0;
+    guest_open(&g, (struct guest_options){0});
+    GUEST_CODE(&g, 0xeb, 0xfe); /* jmp . */
+    HANDLE thread = CreateThread(NULL, 0, run_first, &g, 0, NULL);
+    Sleep(100);
+    ULONGLONG begin = GetTickCount64();
+    returns(WHvGetVirtualProcessorCounters(g.partition, 0, WHvProcessorCounterSetIntercepts, &counters, sizeof counters,
+                                           &written),
+            S_OK, "counters of a VP that runs");
+    ok(GetTickCount64() - begin < 2000, "do not wait for it");
+    WHvCancelRunVirtualProcessor(g.partition, 0, 0);
+    WaitForSingleObject(thread, INFINITE);
+    CloseHandle(thread);
+    guest_close(&g);
+}
+
 void test_state(void)
 {
+    counters_meanwhile();
     xsave();
     counters();
 }

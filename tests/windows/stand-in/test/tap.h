@@ -59,6 +59,7 @@ struct guest_options {
     uint64_t msr_exits;
     bool synthetic; /* all synthetic features of the host */
     bool map_nothing;
+    bool access_faults; /* GpaAccessFaultExit */
 };
 
 /* A partition with RAM at 0 and VPs in 64-bit mode whose RIP is CODE_GPA, interrupts off. Ends the program if it fails. */
