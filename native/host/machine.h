@@ -26,7 +26,8 @@ enum machine_end_kind {
     END_INTERNAL_ERROR, /* code and detail say which */
     END_FAIL_ENTRY,     /* detail is the hardware's reason */
     END_UNKNOWN_EXIT,   /* code is the exit reason */
-    END_NO_MEMORY, /* an access to guest-physical addresses without RAM that cannot be answered: detail is the GPA */
+    /* an access to memory that cannot be answered: detail is the GPA, code the HRESULT if there is RAM but it cannot be had */
+    END_NO_MEMORY,
 };
 
 struct machine_end {

@@ -35,6 +35,12 @@ export const UNVERIFIED: readonly Unverified[] = [
     shownBy: ['ring0'],
   },
   {
+    id: 'first-touch',
+    what: 'that memory which a guest touches for the first time is an exit, and WHvAdviseGpaRange lets it go on',
+    seen: 'the stand-in, for the first instruction of each virtual processor; others report it from Windows',
+    shownBy: ['ring0'],
+  },
+  {
     id: 'exit-cost',
     what: 'what an exit costs',
     seen: 'nowhere',

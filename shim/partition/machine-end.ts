@@ -38,6 +38,8 @@ export function describeMachineEnd(end: MachineEnd, words: EngineWords): string 
     case 'fail-entry':
       return `the processor refused to enter ${on}: hardware reason 0x${end.detail.toString(16)}${at(end)}`;
     case 'no-memory':
+      if (end.code !== 0)
+        return `${words.hypervisor} cannot get the memory at guest-physical address 0x${end.detail.toString(16)} for ${on}: ${words.error(end.code)}${at(end)}`;
       return `${on} touched guest-physical address 0x${end.detail.toString(16)}, where there is no memory${at(end)}`;
     default:
       return `${on} left the guest for a reason that nobody asked for: ${words.hypervisor} exit ${end.code} (${words.exit(end.code)})${at(end)}`;

@@ -14,8 +14,10 @@
  *
  * Quirks: an exit leaves RIP at the instruction, which it is our business to complete; RIP and RAX are written in one call. The
  * instruction's length may be 0 on old builds: those of IN, OUT, VMCALL and MSR accesses are decoded then. A run that
- * is cancelled before it began ends at once. There is no RAM at addresses that no region covers, and no emulator of
- * instructions: a page of the machine's own is mapped where the guest touches such an address, up to MAX_SINKS of them.
+ * is cancelled before it began ends at once. Memory that is mapped is not yet in the hypervisor's own tables: the first touch
+ * may be an exit, and running the VP again does not help; WHvAdviseGpaRange does (Windows Server 2022; older ones do it
+ * unasked). There is no RAM at addresses that no region covers, and no emulator of instructions: a page of the machine's
+ * own is mapped where the guest touches such an address, up to MAX_SINKS of them.
  * Everything in an exit context comes from the hypervisor, but the guest chooses ports, GPAs and register values.
  */
 #include "../machine.h"
@@ -29,11 +31,15 @@
 
 /* Pages without RAM that a guest may touch. */
 #define MAX_SINKS 256
-/* Exits in a row for memory that is mapped, at one address: a page that the hypervisor has yet to find is there after one. */
+/* Exits in a row for memory at one address: a page that the hypervisor has been told to find is there after one. */
 #define MAX_RETRIES 1000
+/* What the hypervisor is asked to find at once. */
+#define LARGE_PAGE ((uint64_t)2 << 20)
 
 #define HVCALL_SIGNAL_EVENT 0x5d
 #define HV_HYPERCALL_FAST (1u << 16)
+#define HV_X64_MSR_CRASH_P0 0x40000100
+#define HV_X64_MSR_CRASH_CTL 0x40000105
 #define VECTOR_GP 13
 
 /* Slots of the exit counters: reasons from 0, those from 0x1000, and cancellation. Named in shim/partition/whp/end.ts. */
@@ -55,6 +61,7 @@ enum {
     X(WHvCreateTrigger)                                                                                                \
     X(WHvDeleteTrigger)                                                                                                \
     X(WHvSignalVirtualProcessorSynicEvent)                                                                             \
+    X(WHvAdviseGpaRange)                                                                                               \
     X(WHvCreateNotificationPort)                                                                                       \
     X(WHvDeleteNotificationPort)
 
@@ -108,6 +115,12 @@ static void throw_hresult(napi_env env, const char *call, HRESULT result)
         napi_create_string_utf8(env, call, NAPI_AUTO_LENGTH, &message) == napi_ok &&
         napi_set_named_property(env, error, "call", message) == napi_ok)
         napi_throw(env, error);
+}
+
+/* A function that this Windows exports and does not have. */
+static bool is_absent(HRESULT result)
+{
+    return result == E_NOTIMPL || result == HRESULT_FROM_WIN32(ERROR_PROC_NOT_FOUND);
 }
 
 static bool load_whp(napi_env env)
@@ -264,23 +277,53 @@ static bool hypercall(struct machine_vp *vp, const WHV_RUN_VP_EXIT_CONTEXT *exit
     return complete(vp, exit, known ? known : 3, &answer);
 }
 
-/*
- * Memory: what is mapped is tried again, since the hypervisor may only just have found it; elsewhere the guest gets a
- * page that is nobody's.
- */
+/* RDMSR and WRMSR have two bytes. */
+static bool msr_access(struct machine_vp *vp, const WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    const WHV_X64_MSR_ACCESS_CONTEXT *msr = &exit->MsrAccess;
+    /* A crash only announces itself: the guest's module reports it in words right after. */
+    if (msr->AccessInfo.IsWrite && msr->MsrNumber >= HV_X64_MSR_CRASH_P0 && msr->MsrNumber <= HV_X64_MSR_CRASH_CTL) {
+        const uint32_t known = exit->VpContext.InstructionLength;
+        return complete(vp, exit, known ? known : 2, NULL);
+    }
+    /* One that neither the processor nor the hypervisor has. */
+    return raise_gp(vp, exit);
+}
+
+/* RAM that the hypervisor has not found yet: all of a large page, if the region has it, else the page. */
+static HRESULT populate(const struct whp_machine *w, uint64_t gpa, WHV_MEMORY_ACCESS_TYPE access)
+{
+    const WHV_ADVISE_GPA_RANGE_POPULATE how = {.AccessType = access};
+    const WHV_MEMORY_RANGE_ENTRY page = {gpa, MACHINE_PAGE}, large = {gpa & ~(LARGE_PAGE - 1), LARGE_PAGE};
+    const WHV_ADVISE_GPA_RANGE_CODE code = WHvAdviseGpaRangeCodePopulate;
+    HRESULT result = E_FAIL;
+    if (!whp.WHvAdviseGpaRange)
+        return S_OK; /* WHvRunVirtualProcessor sees to it */
+    if (machine_ram(&w->machine, large.GuestAddress, LARGE_PAGE))
+        result = whp.WHvAdviseGpaRange(w->partition, &large, 1, code, &how, sizeof how);
+    if (FAILED(result))
+        result = whp.WHvAdviseGpaRange(w->partition, &page, 1, code, &how, sizeof how);
+    return is_absent(result) ? S_OK : result;
+}
+
+/* Memory: RAM is brought to the hypervisor's attention; elsewhere the guest gets a page that is nobody's. */
 static bool memory_access(struct machine_vp *machine_vp, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct machine *m = machine_vp->machine;
     struct whp_machine *w = whp_machine(m);
     struct whp_vp *vp = whp_vp(machine_vp);
     const uint64_t gpa = exit->MemoryAccess.Gpa & ~(uint64_t)(MACHINE_PAGE - 1);
+    HRESULT result = S_OK;
     if (vp->retried_gpa != gpa)
         vp->retries = 0;
     vp->retried_gpa = gpa;
     vp->retries++;
     if (machine_ram(m, gpa, MACHINE_PAGE)) {
-        if (vp->retries <= MAX_RETRIES)
+        result = populate(w, gpa, (WHV_MEMORY_ACCESS_TYPE)exit->MemoryAccess.AccessInfo.AccessType);
+        if (SUCCEEDED(result) && vp->retries <= MAX_RETRIES)
             return true;
+        if (SUCCEEDED(result))
+            result = E_FAIL;
     } else if (vp->retries <= 2 && w->sink) {
         const WHV_MAP_GPA_RANGE_FLAGS flags = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite;
         const uint32_t i = atomic_load(&w->sinks) < MAX_SINKS ? atomic_fetch_add(&w->sinks, 1) : MAX_SINKS;
@@ -290,7 +333,8 @@ static bool memory_access(struct machine_vp *machine_vp, const WHV_RUN_VP_EXIT_C
         if (i < MAX_SINKS)
             return true;
     }
-    machine_end(m, end_of(machine_vp, exit, END_NO_MEMORY, 0, exit->MemoryAccess.Gpa));
+    machine_end(m,
+                end_of(machine_vp, exit, END_NO_MEMORY, FAILED(result) ? (uint32_t)result : 0, exit->MemoryAccess.Gpa));
     return false;
 }
 
@@ -305,8 +349,7 @@ static bool serve_exit(struct machine_vp *vp, const WHV_RUN_VP_EXIT_CONTEXT *exi
     case WHvRunVpExitReasonMemoryAccess:
         return memory_access(vp, exit);
     case WHvRunVpExitReasonX64MsrAccess:
-        /* One that neither the processor nor the hypervisor has. */
-        return raise_gp(vp, exit);
+        return msr_access(vp, exit);
     case WHvRunVpExitReasonNone:
     case WHvRunVpExitReasonCanceled:
     case WHvRunVpExitReasonX64Halt:
@@ -342,6 +385,9 @@ static void run_vp(struct machine_vp *vp)
             return;
         }
         machine_count_exit(vp, exit_slot(exit.ExitReason));
+        /* The guest went on. */
+        if (exit.ExitReason != WHvRunVpExitReasonMemoryAccess && exit.ExitReason != WHvRunVpExitReasonCanceled)
+            whp_vp(vp)->retries = 0;
         if (!serve_exit(vp, &exit))
             return;
     }
@@ -384,35 +430,37 @@ static bool make_doorbell(napi_env env, struct whp_machine *w)
     if (SUCCEEDED(result))
         return true;
     w->port = NULL;
+    if (is_absent(result))
+        return true;
     throw_hresult(env, "WHvCreateNotificationPort", result);
     return false;
 }
 
+/* A trigger for each VP; without them, WHvSignalVirtualProcessorSynicEvent must be there. */
 static bool make_kicks(napi_env env, struct whp_machine *w)
 {
     const struct machine *m = &w->machine;
-    if (!m->use_flags)
-        return true;
-    if (!whp.WHvCreateTrigger) {
-        if (whp.WHvSignalVirtualProcessorSynicEvent)
-            return true;
-        host_throw(env, "WinHvPlatform.dll has neither WHvCreateTrigger nor WHvSignalVirtualProcessorSynicEvent: "
-                        "Windows 11 or Server 2022 is needed");
-        return false;
-    }
-    for (uint32_t i = 0; i < m->vp_count; i++) {
+    bool triggers = whp.WHvCreateTrigger != NULL;
+    for (uint32_t i = 0; m->use_flags && triggers && i < m->vp_count; i++) {
         WHV_TRIGGER_PARAMETERS parameters = {
             .TriggerType = WHvTriggerTypeSynicEvent,
             .SynicEvent = {.VpIndex = i, .TargetSint = (UINT8)m->sint, .FlagNumber = (UINT16)m->flag}};
         struct whp_vp *vp = &w->vps[i];
         HRESULT result = whp.WHvCreateTrigger(w->partition, &parameters, &vp->trigger, &vp->kick);
-        if (FAILED(result)) {
-            vp->kick = NULL;
+        if (SUCCEEDED(result))
+            continue;
+        vp->kick = NULL;
+        triggers = false;
+        if (!is_absent(result)) {
             throw_hresult(env, "WHvCreateTrigger", result);
             return false;
         }
     }
-    return true;
+    if (!m->use_flags || triggers || whp.WHvSignalVirtualProcessorSynicEvent)
+        return true;
+    host_throw(env, "WinHvPlatform.dll has neither WHvCreateTrigger nor WHvSignalVirtualProcessorSynicEvent: "
+                    "Windows 11 or Server 2022 is needed");
+    return false;
 }
 
 static bool open_machine(napi_env env, struct machine *m, napi_value description)

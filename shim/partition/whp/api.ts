@@ -29,7 +29,8 @@ export interface WhpApi {
   getCounters(partition: number, vp: number, set: number, size: number): Buffer;
 }
 
-const OPTIONAL = ['WHvGetVirtualProcessorCpuidOutput', 'WHvGetVirtualProcessorCounters'] as const;
+/** WHvAdviseGpaRange is the addon's; whether it is there decides a property. */
+const OPTIONAL = ['WHvAdviseGpaRange', 'WHvGetVirtualProcessorCpuidOutput', 'WHvGetVirtualProcessorCounters'] as const;
 export type OptionalFunction = (typeof OPTIONAL)[number];
 
 type Foreign = Record<string, (...args: (number | Buffer)[]) => number>;
@@ -43,6 +44,7 @@ const SIGNATURES: Readonly<Record<string, readonly string[]>> = {
   WHvDeletePartition: ['uint64'],
   WHvCreateVirtualProcessor: ['uint64', 'uint32', 'uint32'],
   WHvSetVirtualProcessorRegisters: ['uint64', 'uint32', 'pointer', 'uint32', 'pointer'],
+  WHvAdviseGpaRange: ['uint64', 'pointer', 'uint32', 'uint32', 'pointer', 'uint32'],
   WHvGetVirtualProcessorCpuidOutput: ['uint64', 'uint32', 'uint32', 'uint32', 'pointer'],
   WHvGetVirtualProcessorCounters: ['uint64', 'uint32', 'uint32', 'pointer', 'uint32', 'pointer'],
 };
@@ -64,6 +66,8 @@ function load(file: string): { library: Foreign; present: ReadonlySet<string> } 
       present.add(name);
     } catch (error) {
       if ((OPTIONAL as readonly string[]).includes(name)) continue;
+      if (present.size > 0)
+        throw new WhpMissingError(`${file} has no ${name}: Windows 10 1809, Windows Server 2019 or later is needed`);
       throw new WhpMissingError(
         `${file} cannot be used (${(error as Error).message.trim()}): the Windows feature "Windows Hypervisor Platform" is not enabled: ` +
           `${FEATURE_COMMAND} (in PowerShell as administrator), then restart`,

@@ -15,13 +15,42 @@ const SUBLEAVES: Readonly<Record<number, number>> = { 4: 8, 7: 2, 11: 3, 13: 64,
 const RANGES = [0, 0x4000_0000, 0x8000_0000] as const;
 const MOST_LEAVES = 64;
 
-/** Bits that are each VP's own, by leaf: never replaced. */
-const OWN: Readonly<Record<number, Partial<Record<'eax' | 'ebx' | 'ecx' | 'edx', number>>>> = {
-  1: { ebx: 0xff00_0000 },
-  11: { edx: 0xffff_ffff },
-  31: { edx: 0xffff_ffff },
-  2147483678: { eax: 0xffff_ffff, ebx: 0xff },
-};
+const REGISTERS = ['eax', 'ebx', 'ecx', 'edx'] as const;
+const FIELDS = { eax: 'Eax', ebx: 'Ebx', ecx: 'Ecx', edx: 'Edx' } as const;
+
+type Bits = Partial<Record<(typeof REGISTERS)[number], number>>;
+
+const OSXSAVE = 0x0800_0000;
+const OSPKE = 0x10;
+const ALL = 0xffff_ffff;
+
+/** Bits that are each VP's own, or follow what the guest sets (sizes by XCR0, OSXSAVE, OSPKE): never replaced. */
+function ownBits(leaf: number, subleaf: number): Bits {
+  if (leaf === 1) return { ebx: 0xff00_0000, ecx: OSXSAVE };
+  if (leaf === 7 && subleaf === 0) return { ecx: OSPKE };
+  if (leaf === 11 || leaf === 31) return { edx: ALL };
+  if (leaf === 13 && subleaf < 2) return { ebx: ALL };
+  return leaf === 0x8000_001e ? { eax: ALL, ebx: 0xff } : {};
+}
+
+const LEAF1_ECX_HYPERVISOR = 0x8000_0000;
+const LEAF1_ECX_X2APIC = 0x20_0000;
+
+/** What the module needs, whatever a guest may see: as under the kvm engine. */
+function needed(entry: CpuidEntry): CpuidEntry {
+  return entry.leaf === 1 ? { ...entry, ecx: (entry.ecx | LEAF1_ECX_HYPERVISOR | LEAF1_ECX_X2APIC) >>> 0 } : entry;
+}
+
+/** What the policy leaves out altogether answers zeros, as under an engine whose table is the policy's. */
+function leftOut(native: readonly CpuidEntry[], wanted: readonly CpuidEntry[]): CpuidEntry[] {
+  const has = (n: CpuidEntry): boolean =>
+    wanted.some((w) => w.leaf === n.leaf && (!w.hasSubleaves || w.subleaf === n.subleaf));
+  return native.filter((n) => !isHypervisor(n) && !has(n)).map((n) => ({ ...n, eax: 0, ebx: 0, ecx: 0, edx: 0 }));
+}
+
+function isHypervisor({ leaf }: CpuidEntry): boolean {
+  return leaf >>> 28 === 4;
+}
 
 function entryOf(api: WhpApi, partition: number, leaf: number, subleaf: number): CpuidEntry {
   const bytes = api.getCpuidOutput(partition, 0, leaf, subleaf);
@@ -52,25 +81,21 @@ export function readCpuid(api: WhpApi, partition: number): CpuidEntry[] {
   return entries;
 }
 
-const REGISTERS = ['eax', 'ebx', 'ecx', 'edx'] as const;
-const FIELDS = { eax: 'Eax', ebx: 'Ebx', ecx: 'Ecx', edx: 'Edx' } as const;
-
 /** The value of the property: what the policy wants and the hypervisor would not answer; empty if they agree. */
 export function cpuidResults(native: readonly CpuidEntry[], policy: ProcessorCpuid): Buffer {
-  const isHypervisor = (e: CpuidEntry): boolean => e.leaf >>> 28 === 4;
   const wanted = policy(
     native.filter((e) => !isHypervisor(e)),
     native.filter(isHypervisor),
     0,
   );
   const results: Buffer[] = [];
-  for (const want of wanted) {
+  for (const want of [...wanted.map(needed), ...leftOut(native, wanted)]) {
     const has = native.find((e) => e.leaf === want.leaf && e.subleaf === want.subleaf);
     const bytes = Buffer.alloc(WhvX64CpuidResult2.size);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     let differs = false;
     for (const register of REGISTERS) {
-      const own = OWN[want.leaf]?.[register] ?? 0;
+      const own = ownBits(want.leaf, want.subleaf)[register] ?? 0;
       const mask = ((want[register] ^ (has?.[register] ?? 0)) & ~own) >>> 0;
       differs ||= mask !== 0;
       WhvCpuidOutput.set[FIELDS[register]](view, WhvX64CpuidResult2.offsetOf('Output'), (want[register] & mask) >>> 0);

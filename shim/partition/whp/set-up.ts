@@ -122,7 +122,8 @@ function setProperties(api: WhpApi, partition: number, setUp: WhpSetUp): void {
   );
   const exits =
     (E.WHV_EXIT_X64MsrExit |
-      E.WHV_EXIT_GpaAccessFaultExit |
+      // The first touch of memory is an exit then, after which the addon has a large page found; it cannot without the call.
+      (api.has('WHvAdviseGpaRange') ? E.WHV_EXIT_GpaAccessFaultExit : 0n) |
       (hyperv ? E.WHV_EXIT_HypercallExit | E.WHV_EXIT_UnknownSynicConnection : 0n)) &
     capabilities.extendedExits;
   set('ExtendedVmExits', P.WHvPartitionPropertyCodeExtendedVmExits, u64(exits));

@@ -38,6 +38,8 @@ interface Call {
 interface Started {
   readonly started: boolean;
   readonly message?: string;
+  /** Why it ended, once it had started. */
+  readonly end?: string;
   readonly exits: number;
 }
 
@@ -74,10 +76,10 @@ export function whpFaults(hyperv: boolean): void {
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   let runs = 0;
 
-  function start(fail?: string): { result: Started; log: Call[]; status: number | null; stderr: string } {
+  function start(fail?: string, ms = 50): { result: Started; log: Call[]; status: number | null; stderr: string } {
     const log = path.join(folder, `log-${runs++}.txt`);
     const env = { ...process.env, WHP_STAND_IN_LOG: log, ...(fail === undefined ? {} : { WHP_STAND_IN_FAIL: fail }) };
-    const args = [PROGRAM, hyperv ? 'hyperv' : 'plain'];
+    const args = [PROGRAM, hyperv ? 'hyperv' : 'plain', String(ms)];
     const { status, stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: 'utf8', timeout: 60_000 });
     if (!stdout.startsWith('{')) throw new Error(`${fail}: status ${status}: ${stderr}`);
     return { result: JSON.parse(stdout) as Started, log: calls(log), status, stderr };
@@ -85,7 +87,7 @@ export function whpFaults(hyperv: boolean): void {
 
   test('each call in turn', () => {
     const whole = start();
-    expect(whole.result).toEqual({ started: true, exits: 1 });
+    expect(whole.result).toEqual({ started: true, exits: 1, end: 'the partition was stopped' });
     expect(left(whole.log)).toEqual({ partitions: 0, ranges: 0 });
 
     const counts = new Map<string, number>();
@@ -117,4 +119,18 @@ export function whpFaults(hyperv: boolean): void {
     }
     expect(failed).toBeGreaterThan(8);
   }, 300_000);
+
+  test('memory that the hypervisor cannot get ends the partition, with the address and the reason', () => {
+    const { result, log } = start(`WHvAdviseGpaRange=0x${E_OUTOFMEMORY.toString(16)}`, 10_000);
+    expect(result.end).toMatch(
+      /^the hypervisor cannot get the memory at guest-physical address 0x6000 for virtual processor \d: .*E_OUTOFMEMORY/,
+    );
+    expect(left(log)).toEqual({ partitions: 0, ranges: 0 });
+  });
+
+  test('a VP whose memory is never found does not try for ever', () => {
+    const { result, log } = start('WHvAdviseGpaRange=0x80004001', 20_000);
+    expect(result.end).toMatch(/^the hypervisor cannot get the memory at guest-physical address 0x6000 .*E_FAIL/);
+    expect(left(log)).toEqual({ partitions: 0, ranges: 0 });
+  });
 }

@@ -19,15 +19,26 @@ async function main() {
   memory.setU64(0x500, 0x1000n);
   memory.setU64(0x508, 0x6000n);
   let exits = 0;
+  let end;
+  let ended = () => undefined;
+  const over = new Promise((resolve) => {
+    ended = resolve;
+  });
+  const onExit = (exit) => {
+    exits++;
+    end = exit.message;
+    ended();
+  };
   let result;
   try {
-    await partition.start({ doorbell: () => undefined, exit: () => exits++ }, (host, hypervisor) => [
-      ...host,
-      ...hypervisor,
-    ]);
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await partition.start({ doorbell: () => undefined, exit: onExit }, (host, hypervisor) => [...host, ...hypervisor]);
+    // Until it ends, or so long.
+    const timer = setTimeout(ended, Number(process.argv[3] ?? 50));
+    await over;
+    clearTimeout(timer);
+    partition.exits();
     await partition.stop();
-    result = { started: true };
+    result = { started: true, end };
   } catch (error) {
     result = { started: false, name: error.name, message: error.message };
   }

@@ -74,6 +74,10 @@ test('every kind of end has words of its own, and numbers have names', () => {
   );
   expect(new Set(said).size).toBe(said.length);
   expect(said.join('\n')).toMatch(/WHvRunVirtualProcessor failed on virtual processor 1: 0xc0350008 \(STATUS_HV_OP/);
+  const memory = { kind: MACHINE_END_KINDS.indexOf('no-memory'), vp: 0, detail: 0x5000, rip: 0n };
+  expect(describeEnd({ ...memory, code: 0x8007000e, instruction: new Uint8Array() })).toMatch(
+    /^the hypervisor cannot get the memory at guest-physical address 0x5000 for virtual processor 0: .*E_OUTOFMEMORY/,
+  );
   expect([0, 1, 2, 16, 21, 32, 33].map(slotName)).toEqual([
     'None',
     'MemoryAccess',

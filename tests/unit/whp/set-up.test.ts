@@ -7,7 +7,9 @@ import {
   WhvX64CpuidResult2,
   WIN32_E,
 } from '../../../abi/hyperv/whp';
+import type { CpuidEntry, ProcessorCpuid } from '../../../shim/partition/partition';
 import { interceptCounters } from '../../../shim/partition/whp/counters';
+import { cpuidResults } from '../../../shim/partition/whp/cpuid';
 import { describeHresult, WhpCallError } from '../../../shim/partition/whp/hresult';
 import { makePartition, missingSynthetic, readCapabilities, resultsFor } from '../../../shim/partition/whp/set-up';
 import { ALL_SYNTHETIC, entry, FakeApi } from './fake-api';
@@ -91,6 +93,67 @@ describe('making a partition', () => {
     expect(view.getUint32(32 + 4, true)).toBe(0x281);
     // The partition that was asked is gone.
     expect(api.partitions.size).toBe(1);
+  });
+
+  /** What is replaced, by leaf and subleaf: output and mask of the four registers. */
+  const replaced = (native: readonly CpuidEntry[], policy: ProcessorCpuid) => {
+    const results = cpuidResults(native, policy);
+    const words = new Uint32Array(results.buffer, results.byteOffset, results.length / 4);
+    return Array.from({ length: words.length / 12 }, (_, i) => [...words.subarray(12 * i, 12 * i + 12)]).map(
+      ([leaf, subleaf, , flags, ...rest]) => ({ leaf, subleaf, flags, output: rest.slice(0, 4), mask: rest.slice(4) }),
+    );
+  };
+
+  test('CPUID: a leaf or subleaf that the policy leaves out answers zeros; hypervisor leaves stay', () => {
+    const native = [
+      entry(7, { ebx: 0x281, hasSubleaves: true }),
+      entry(7, { subleaf: 1, eax: 0x30, hasSubleaves: true }),
+      entry(10, { eax: 0x0730_0402 }),
+      entry(11, { eax: 1, edx: 5, hasSubleaves: true }),
+      entry(0x4000_0000, { eax: 0x4000_0005 }),
+    ];
+    expect(replaced(native, (host) => host.filter((e) => e.leaf === 7 && e.subleaf === 0))).toEqual([
+      { leaf: 7, subleaf: 1, flags: 1, output: [0, 0, 0, 0], mask: [0x30, 0, 0, 0] },
+      { leaf: 10, subleaf: 0, flags: 0, output: [0, 0, 0, 0], mask: [0x0730_0402, 0, 0, 0] },
+      // The APIC id stays.
+      { leaf: 11, subleaf: 0, flags: 1, output: [0, 0, 0, 0], mask: [1, 0, 0, 0] },
+    ]);
+    // One answer for all subleaves leaves none out.
+    expect(replaced(native, (host) => host.map((e) => (e.leaf === 7 ? { ...e, hasSubleaves: false } : e)))).toEqual([]);
+  });
+
+  test('CPUID: what follows XCR0 and CR4 is never replaced by a number', () => {
+    const native = [
+      entry(1, { ecx: 0x8820_0000 }),
+      entry(7, { ecx: 0x18, hasSubleaves: true }),
+      entry(13, { eax: 7, ebx: 0x340, ecx: 0x340, hasSubleaves: true }),
+      entry(13, { subleaf: 2, eax: 0x100, ebx: 0x240, hasSubleaves: true }),
+    ];
+    const none = (host: readonly CpuidEntry[]) =>
+      host.map((e) => (e.leaf === 1 ? { ...e, ecx: 0x8020_0000 } : { ...e, ebx: 1, ecx: 0 }));
+    expect(replaced(native, none)).toEqual([
+      { leaf: 7, subleaf: 0, flags: 1, output: [0, 1, 0, 0], mask: [0, 1, 8, 0] },
+      { leaf: 13, subleaf: 0, flags: 1, output: [0, 0, 0, 0], mask: [0, 0, 0x340, 0] },
+      { leaf: 13, subleaf: 2, flags: 1, output: [0, 1, 0, 0], mask: [0, 0x241, 0, 0] },
+    ]);
+  });
+
+  test('CPUID: a hypervisor and x2APIC are announced, whatever the policy says', () => {
+    const hide = (host: readonly CpuidEntry[]) => host.map((e) => ({ ...e, ecx: 1 }));
+    expect(replaced([entry(1, { ecx: 3 })], hide)).toEqual([
+      { leaf: 1, subleaf: 0, flags: 0, output: [0, 0, 0x8020_0000, 0], mask: [0, 0, 0x8020_0002, 0] },
+    ]);
+  });
+
+  test('first touches of memory are exits only where the hypervisor can be asked to find it', () => {
+    const exits = (absent: FakeApi['absent']): bigint => {
+      const api = new FakeApi();
+      api.absent = absent;
+      const properties = api.partitions.get(make(api))?.properties;
+      return properties?.get(P.WHvPartitionPropertyCodeExtendedVmExits)?.readBigUInt64LE() ?? 0n;
+    };
+    expect(exits([]) & WHV_EXTENDED_VM_EXITS.WHV_EXIT_GpaAccessFaultExit).not.toBe(0n);
+    expect(exits(['WHvAdviseGpaRange']) & WHV_EXTENDED_VM_EXITS.WHV_EXIT_GpaAccessFaultExit).toBe(0n);
   });
 
   test('a Windows that cannot say what CPUID answers keeps its own answers', () => {
