@@ -9,7 +9,15 @@ let folder: string;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'xenlighten-log-'));
 });
-afterEach(() => rmSync(folder, { recursive: true }));
+afterEach(() => {
+  try {
+    rmSync(folder, { recursive: true });
+  } catch (error) {
+    // A log is open as long as its process lives, and Windows removes no open file.
+    if (process.platform !== 'win32') throw error;
+  }
+});
+const onPosix = process.platform === 'win32' ? test.skip : test;
 
 const lines = (file: string): Record<string, unknown>[] =>
   readFileSync(file, 'utf8')
@@ -42,6 +50,9 @@ test('a silent log writes nothing', () => {
 
 test('a file that cannot be written is a wrong option', () => {
   expect(() => createLogger('info', { file: join(folder, 'no', 'guest.log') })).toThrow(UsageError);
+});
+
+onPosix('a folder is no file to write', () => {
   expect(() => createLogger('info', { file: folder })).toThrow(
     /^--log-file: cannot write: found ".*": EISDIR, wanted a file/,
   );
