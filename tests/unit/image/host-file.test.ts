@@ -239,7 +239,8 @@ describe('snapshots', () => {
     process.env['TMPDIR'] = scratch;
     try {
       const disks = await Promise.all([1, 2].map(() => openDisk({ path: file, format: 'raw', snapshot: true })));
-      expect(fs.readdirSync(scratch)).toEqual([]);
+      // Windows shows the name of an open file, and takes both away with its last handle.
+      if (process.platform !== 'win32') expect(fs.readdirSync(scratch)).toEqual([]);
       for (const [i, disk] of disks.entries()) {
         const random = new Random(i + 1);
         const model = new SectorModel(256, () => 0);
@@ -248,6 +249,7 @@ describe('snapshots', () => {
         expect(model.check(0, await readAll(disk))).toBeUndefined();
         await disk.close();
       }
+      expect(fs.readdirSync(scratch)).toEqual([]);
       process.env['TMPDIR'] = path.join(scratch, 'missing');
       await expect(openDisk({ path: file, format: 'raw', snapshot: true })).rejects.toThrow(/TMPDIR says which/);
     } finally {
