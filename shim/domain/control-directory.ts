@@ -15,7 +15,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { BigIntStats } from 'node:fs';
-import { link, lstat, mkdir, readdir, readFile, rename, unlink } from 'node:fs/promises';
+import { link, lstat, mkdir, readdir, readFile, unlink, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { homedir, userInfo } from 'node:os';
 import path, { dirname, join } from 'node:path';
@@ -56,15 +56,31 @@ export function pipeAddress(name: string, user?: string): string {
   return `\\\\.\\pipe\\xenlighten-${plain(owner)}-${plain(name)}-${randomBytes(12).toString('hex')}`;
 }
 
+/** What the file of a pipe says: where, and the number of the process that serves it. */
+export function pipeFile(pipe: string, pid = process.pid): string {
+  return `${pipe}\n${pid}\n`;
+}
+
+interface Entry {
+  readonly address: string;
+  /** Of a pipe, where its file says it. */
+  readonly pid: number | undefined;
+}
+
+/** Errors: as of connect(). */
+async function entryOf(file: string): Promise<Entry> {
+  const found = await lstat(file);
+  if (!found.isFile()) return { address: file, pid: undefined };
+  const lines = found.size > MAX_ADDRESS ? [] : (await readFile(file, 'utf8')).split('\n').map((line) => line.trim());
+  const [pipe = '', pid = ''] = lines;
+  const usable = WINDOWS ? PIPE.test(pipe) : pipe !== '';
+  if (!usable) throw Object.assign(new Error(`${file} names no pipe`), { code: 'ECONNREFUSED' });
+  return { address: pipe, pid: /^[1-9]\d{0,9}$/.test(pid) ? Number(pid) : undefined };
+}
+
 /** What to connect to: the socket itself, or the pipe that the file names. Errors: as of connect(). */
 export async function address(file: string): Promise<string> {
-  const found = await lstat(file);
-  if (!found.isFile()) return file;
-  if (found.size > MAX_ADDRESS) throw Object.assign(new Error(`${file} names no pipe`), { code: 'ECONNREFUSED' });
-  const text = (await readFile(file, 'utf8')).trim();
-  const usable = WINDOWS ? PIPE.test(text) : text !== '';
-  if (!usable) throw Object.assign(new Error(`${file} names no pipe`), { code: 'ECONNREFUSED' });
-  return text;
+  return (await entryOf(file)).address;
 }
 
 function code(error: unknown): string | undefined {
@@ -135,9 +151,21 @@ export async function socketNames(directory: string): Promise<string[]> {
   return names.sort();
 }
 
-/** A pipe has no backlog: while all its instances are being taken there is none for a moment. */
-const ATTEMPTS = WINDOWS ? 4 : 1;
+/**
+ * A pipe has no backlog: while all its instances are being taken there is none for a moment. So while its process lives
+ * (or another one that has got its number) it is asked for this long.
+ */
+const PATIENCE_MS = 2000;
 const ATTEMPT_MS = 25;
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return code(error) !== 'ESRCH';
+  }
+}
 
 function accepts(to: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
@@ -157,16 +185,17 @@ function accepts(to: string): Promise<boolean> {
 
 /** Whether somebody accepts connections at this path, or at the pipe that it names. */
 export async function isServed(path: string): Promise<boolean> {
-  let to: string;
+  let entry: Entry;
   try {
-    to = await address(path);
+    entry = await entryOf(path);
   } catch (error) {
     if (code(error) === 'ECONNREFUSED' || code(error) === 'ENOENT') return false;
     throw error;
   }
-  for (let attempt = 1; ; attempt++) {
-    if (await accepts(to)) return true;
-    if (attempt === ATTEMPTS) return false;
+  const until = performance.now() + PATIENCE_MS;
+  for (;;) {
+    if (await accepts(entry.address)) return true;
+    if (entry.pid === undefined || !isAlive(entry.pid) || performance.now() > until) return false;
     await sleep(ATTEMPT_MS);
   }
 }
@@ -175,31 +204,48 @@ function sameFile(a: BigIntStats, b: BigIntStats): boolean {
   return a.dev === b.dev && a.ino === b.ino && a.ctimeNs === b.ctimeNs;
 }
 
-/** A link or a rename changes ctime: what tells a socket from one that took its inode is when it was made. */
-function bornTogether(a: BigIntStats, b: BigIntStats): boolean {
-  return a.dev === b.dev && a.ino === b.ino && a.birthtimeNs === b.birthtimeNs;
+const LOCK = '.lock';
+const LOCK_MS = 3000;
+
+/**
+ * One at a time, of all processes. The lock is a file with the holder's number; what a killed holder leaves is removed (two
+ * who find that at once could both go on, which is as rare as it sounds).
+ */
+async function locked<T>(directory: string, body: () => Promise<T>): Promise<T> {
+  const lock = join(directory, LOCK);
+  for (const until = performance.now() + LOCK_MS; ; ) {
+    try {
+      await writeFile(lock, String(process.pid), { flag: 'wx', mode: 0o600 });
+      break;
+    } catch (error) {
+      // Windows: one that is just being removed.
+      if (code(error) !== 'EEXIST' && !(WINDOWS && code(error) === 'EPERM')) throw error;
+    }
+    const holder = Number(await readFile(lock, 'utf8').catch(() => '0'));
+    const late = performance.now() > until;
+    if (late || (holder > 0 && !isAlive(holder))) await unlink(lock).catch(() => undefined);
+    else await sleep(5);
+  }
+  try {
+    return await body();
+  } finally {
+    await unlink(lock).catch(() => undefined);
+  }
 }
 
 /**
- * Removes a socket that nobody serves; true if it is gone. It is taken aside first: if a new domain has put its own
- * socket there meanwhile, that goes back.
+ * Removes a socket that nobody serves; true if it is gone. Between the last look and the removal nobody else may remove it, and
+ * put another in its place.
  */
 export async function removeStale(path: string): Promise<boolean> {
   try {
     const before = await lstat(path, { bigint: true });
     if (!(before.isSocket() || before.isFile()) || (await isServed(path))) return false;
-    const now = await lstat(path, { bigint: true });
-    if (!sameFile(before, now)) return false;
-    const aside = temporaryPath(dirname(path));
-    await rename(path, aside);
-    const taken = await lstat(aside, { bigint: true });
-    if (!bornTogether(taken, before)) {
-      await link(aside, path).catch(() => undefined);
-      await unlink(aside);
-      return false;
-    }
-    await unlink(aside);
-    return true;
+    return await locked(dirname(path), async () => {
+      if (!sameFile(before, await lstat(path, { bigint: true }))) return false;
+      await unlink(path);
+      return true;
+    });
   } catch (error) {
     if (code(error) === 'ENOENT') return true;
     throw error;

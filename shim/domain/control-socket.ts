@@ -18,6 +18,7 @@ import {
   controlDirectory,
   makeDirectory,
   pipeAddress,
+  pipeFile,
   removeLeftovers,
   socketPath,
   temporaryPath,
@@ -129,7 +130,7 @@ export class ControlSocket {
     server.removeAllListeners('error');
     try {
       if (pipe === undefined) await chmod(temporary, 0o600);
-      else await writeFile(temporary, `${pipe}\n`, { flag: 'wx', mode: 0o600 });
+      else await writeFile(temporary, pipeFile(pipe), { flag: 'wx', mode: 0o600 });
       for (let n = 1; n <= (options.unique === true ? MAX_UNIQUE : 1); n++) {
         const candidate = n === 1 ? name : `${name}-${n}`;
         const path = socketPath(directory, candidate);

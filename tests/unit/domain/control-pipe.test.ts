@@ -3,10 +3,18 @@
  * directory play the pipes.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ControlClient, listDomains } from '../../../shim/domain/control-client';
-import { address, controlDirectory, pipeAddress, socketPath } from '../../../shim/domain/control-directory';
+import {
+  address,
+  controlDirectory,
+  isServed,
+  pipeAddress,
+  pipeFile,
+  socketPath,
+} from '../../../shim/domain/control-directory';
 import { ControlSocket, type ControlTarget } from '../../../shim/domain/control-socket';
 
 let directory: string;
@@ -50,7 +58,7 @@ test('a domain is found, asked and listed; nothing is left after its end', async
   const socket = await serve('web');
   expect(statSync(socket.path).isFile()).toBe(true);
   if (process.platform !== 'win32') expect(statSync(socket.path).mode & 0o777).toBe(0o600);
-  expect(readFileSync(socket.path, 'utf8').trim()).toBe(await address(socket.path));
+  expect(readFileSync(socket.path, 'utf8')).toBe(`${await address(socket.path)}\n${process.pid}\n`);
   expect(readdirSync(directory)).toHaveLength(1);
   const client = await ControlClient.connect('web', { directory });
   expect(await client.request('info')).toEqual({ name: 'web' });
@@ -78,4 +86,31 @@ test('what killed processes left, or somebody damaged, is removed and can be had
     writeFileSync(socketPath(directory, 'dead'), left);
     await (await serve('dead')).close();
   }
+});
+
+test('a pipe of a process that lives is asked for a while, one of a dead process is not', async () => {
+  // No process has this number.
+  writeFileSync(socketPath(directory, 'dead'), pipeFile(pipe('gone'), 2 ** 31 - 2));
+  let began = performance.now();
+  expect(await names()).toEqual([]);
+  expect(performance.now() - began).toBeLessThan(1500);
+  const late = pipe('late');
+  writeFileSync(socketPath(directory, 'late'), pipeFile(late));
+  const server = createServer();
+  setTimeout(() => server.listen(late), 300);
+  began = performance.now();
+  expect(await isServed(socketPath(directory, 'late'))).toBe(true);
+  expect(performance.now() - began).toBeGreaterThan(200);
+  await new Promise((resolve) => server.close(resolve));
+  writeFileSync(socketPath(directory, 'late'), pipeFile(pipe('gone')));
+  expect(await isServed(socketPath(directory, 'late'))).toBe(false);
+});
+
+test('what was killed while it removed something does not keep others from it', async () => {
+  writeFileSync(socketPath(directory, 'dead'), pipeFile(pipe('gone'), 2 ** 31 - 2));
+  writeFileSync(join(directory, '.lock'), String(2 ** 31 - 2));
+  const began = performance.now();
+  expect(await names()).toEqual([]);
+  expect(performance.now() - began).toBeLessThan(1500);
+  expect(readdirSync(directory)).toEqual([]);
 });
