@@ -2,7 +2,7 @@
   "targets": [
     {
       "target_name": "xenlighten_host",
-      "sources": ["native/host/addon.c", "native/host/memory.c", "native/host/clock.c", "native/host/machine.c"],
+      "sources": ["native/host/addon.c", "native/host/memory.c", "native/host/clock.c", "native/host/holes.c", "native/host/machine.c"],
       "defines": ["NAPI_VERSION=8"],
       "conditions": [
         [

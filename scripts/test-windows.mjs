@@ -7,8 +7,10 @@
  */
 import { copyFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
+import { cacheDirectory } from './lib/debian-kernel.mjs';
 import { buildPackages, ensureApt, ensureNodeModules } from './lib/ensure.mjs';
 import { noTests, totalLine } from './lib/jest.mjs';
+import { withLock } from './lib/lock.mjs';
 import { fail, root, run, runMain, say, timed } from './lib/progress.mjs';
 import {
   endWine,
@@ -42,7 +44,10 @@ function speed() {
 }
 
 function totalsOf(file, status) {
-  if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 };
+  if (!existsSync(file)) {
+    say(`Jest left no result; its status is ${status}`);
+    return { passed: 0, failed: 1, skipped: 0 };
+  }
   const result = JSON.parse(readFileSync(file, 'utf8'));
   const failed = result.numFailedTests + result.numRuntimeErrorTestSuites;
   return {
@@ -89,7 +94,7 @@ async function standIn(windows) {
   return tapTotals(said, status);
 }
 
-runMain(async () => {
+async function main() {
   const { version, parts } = options(process.argv.slice(2));
   const none = totalLine({ ...noTests, skipped: 1 });
   if (process.platform !== 'linux' || process.arch !== 'x64') {
@@ -145,4 +150,7 @@ runMain(async () => {
   }
   process.stdout.write(`${totalLine(total)}\n`);
   return total.failed > 0 ? 1 : 0;
-});
+}
+
+// The prefix is everybody's, and the end of one run ends all that runs in it.
+runMain(() => withLock(path.join(cacheDirectory('wine'), '.lock'), main, 2400));

@@ -92,15 +92,12 @@ static bool export_functions(napi_env env, napi_value exports, const struct host
 static napi_value init(napi_env env, napi_value exports)
 {
     static const struct host_function portable[] = {
-        {"createMemory", host_create_memory},
-        {"destroyMemory", host_destroy_memory},
-        {"discardMemory", host_discard_memory},
-        {"fill64", host_fill64},
-        {"readClocks", host_read_clocks},
-        {"startMachine", host_start_machine},
-        {"kickMachine", host_kick_machine},
-        {"stopMachine", host_stop_machine},
-        {"readMachineExits", host_read_machine_exits},
+        {"createMemory", host_create_memory},   {"destroyMemory", host_destroy_memory},
+        {"discardMemory", host_discard_memory}, {"fill64", host_fill64},
+        {"readClocks", host_read_clocks},       {"makeSparse", host_make_sparse},
+        {"seekFile", host_seek_file},           {"punchHole", host_punch_hole},
+        {"startMachine", host_start_machine},   {"kickMachine", host_kick_machine},
+        {"stopMachine", host_stop_machine},     {"readMachineExits", host_read_machine_exits},
     };
     if (!export_functions(env, exports, portable, sizeof portable / sizeof portable[0]) ||
         !export_functions(env, exports, host_platform_functions, host_platform_function_count))

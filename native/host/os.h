@@ -26,6 +26,17 @@ void os_unmap(void *address, size_t size);
 int os_discard_file(int fd, uint64_t offset, uint64_t length);
 int os_discard(void *address, size_t size);
 
+/* --- holes of files (Node.js's descriptors): linux/files.c, win32/files.c ------------------------------------------ */
+
+/* Lets a file have holes. ENOTSUP: its file system knows none. */
+int os_make_sparse(int fd);
+
+/* Where data (or a hole) begins at or after `offset`; -1: nowhere. */
+int os_seek_file(int fd, uint64_t offset, bool hole, int64_t *found);
+
+/* Gives a range back to the host, which reads as zeros from then on. ENOTSUP: not possible there. On any thread. */
+int os_punch_hole(int fd, uint64_t offset, uint64_t length);
+
 /* --- clocks -------------------------------------------------------------------------------------------------------- */
 
 /* Nanoseconds of clocks: since some time in the past, the first without corrections of its speed; since 1970. */

@@ -1,5 +1,5 @@
 /*
- * One build at a time: a lock file that names its holder, taken over when the holder is gone. A relative name is one of
+ * One build (or one user of Wine's prefix) at a time: a lock file that names its holder, taken over when the holder is gone. A relative name is one of
  * this checkout's own, below build/.
  */
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
@@ -15,7 +15,8 @@ export function alive(pid) {
   }
 }
 
-export async function withLock(name, body) {
+/** Waits `seconds` at most for who holds it. */
+export async function withLock(name, body, seconds = 300) {
   const file = path.resolve(root, 'build', name);
   mkdirSync(path.dirname(file), { recursive: true });
   for (let waited = 0; ; waited += 100) {
@@ -37,7 +38,7 @@ export async function withLock(name, body) {
       rmSync(file, { force: true });
       continue;
     }
-    if (waited > 300_000) fail(`another build (process ${holder}) has held ${file} for 5 minutes`);
+    if (waited > seconds * 1000) fail(`process ${holder} has held ${file} for ${seconds} s`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
   try {

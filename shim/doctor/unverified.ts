@@ -118,8 +118,8 @@ export const UNVERIFIED: readonly Unverified[] = [
   },
   {
     id: 'images',
-    what: 'disk images on NTFS and ReFS: locks, flushes, --snapshot, differencing disks beside those of Hyper-V',
-    seen: 'Wine: locks, `image create` and `image info`',
+    what: 'disk images on NTFS and ReFS: locks, flushes, holes (sparse files), --snapshot, differencing disks beside those of Hyper-V',
+    seen: 'Wine: locks, `image create` and `image info`; holes nowhere, since Wine refuses them',
     shownBy: [],
     byHand: 'run a guest from a VHD, and mount the VHD with Mount-VHD afterwards',
   },

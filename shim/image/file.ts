@@ -16,7 +16,7 @@
 import fs from 'node:fs';
 import { promisify } from 'node:util';
 import { UsageError } from '../errors';
-import { lockFile, punchHole, seekFile } from '../partition/host';
+import { lockFile, makeSparse, punchHole, seekFile } from '../partition/host';
 import { AtOnce } from './at-once';
 import { DiskError, type DiskErrorKind } from './disk';
 import { type Buffers, Coalesced, closedError, readOnlyError, subvector, totalLength } from './vectors';
@@ -60,6 +60,9 @@ function hostError(path: string, what: string, error: NodeJS.ErrnoException): Di
   return new DiskError(kindOf(error.code), `${path}: cannot ${what}: ${reason(error)}`, { cause: error });
 }
 
+/** Where the addon can find and make holes. */
+const HOLES = process.platform === 'linux' || process.platform === 'win32';
+
 export class HostFile implements ImageFile {
   size: number;
   private underWay = 0;
@@ -68,7 +71,7 @@ export class HostFile implements ImageFile {
   /** True from the start: a process before this one may have left something in the host's cache. */
   private dirty = true;
   private failedFlush: DiskError | undefined;
-  private canPunch = process.platform === 'linux';
+  private canPunch = HOLES;
   private readonly flushes = new Coalesced(() => this.sync());
 
   constructor(
@@ -203,6 +206,16 @@ export class HostFile implements ImageFile {
     });
   }
 
+  /** For a new file that nobody but us will use: what is not written takes no space, on Windows either. */
+  makeSparse(): void {
+    if (process.platform !== 'win32') return;
+    try {
+      makeSparse(this.fd);
+    } catch {
+      // It takes more space, then.
+    }
+  }
+
   async discard(offset: number, length: number): Promise<void> {
     if (this.closing !== undefined) throw closedError(this.path, 'discard');
     if (this.readOnly) throw readOnlyError(this.path, 'discard');
@@ -220,7 +233,7 @@ export class HostFile implements ImageFile {
 
   nextData(offset: number): { readonly start: number; readonly end: number } | undefined {
     if (offset >= this.size) return undefined;
-    if (this.isDevice || process.platform !== 'linux') return { start: offset, end: this.size };
+    if (this.isDevice || !HOLES) return { start: offset, end: this.size };
     try {
       const start = seekFile(this.fd, offset, false);
       if (start < 0) return undefined;

@@ -67,8 +67,10 @@ function checkSize(image: NewImage, size: number | undefined): number {
 async function format(temporary: string, image: NewImage, size: number, parent?: ParentOfNew): Promise<void> {
   const file = await openImageFile(temporary, { readOnly: false });
   try {
-    if (image.format === 'raw') await file.truncate(size);
-    else
+    if (image.format === 'raw') {
+      file.makeSparse();
+      await file.truncate(size);
+    } else
       await createVhd(file, { type: image.type, size, path: image.path, ...(parent === undefined ? {} : { parent }) });
   } finally {
     await file.close();

@@ -157,7 +157,9 @@ export async function anonymousFile(directory?: string): Promise<ImageFile> {
     });
   });
   if (!WINDOWS) await fs.promises.unlink(name);
-  return new ScratchFile(`what is written to a snapshot (in ${folder})`, fd, false, false, 0, 4096);
+  const file = new ScratchFile(`what is written to a snapshot (in ${folder})`, fd, false, false, 0, 4096);
+  file.makeSparse();
+  return file;
 }
 
 /** Nobody will read it again: nothing to make durable. */

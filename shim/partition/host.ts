@@ -106,6 +106,7 @@ interface Addon {
   ioctlNumber(fd: number, request: number, argument: number): number;
   sendByte(fd: number): boolean;
   lockFile(fd: number, exclusive: boolean): boolean;
+  makeSparse(fd: number): boolean;
   seekFile(fd: number, offset: number, hole: boolean): number;
   punchHole(fd: number, offset: number, length: number): Promise<boolean>;
   transferNow(fd: number, writing: boolean, mayWait: boolean, buffers: readonly Uint8Array[], offset: number): number;
@@ -189,6 +190,14 @@ export function sendByte(fd: number): boolean {
  */
 export function lockFile(fd: number, exclusive: boolean): boolean {
   return addon().lockFile(fd, exclusive);
+}
+
+/**
+ * Lets an open file have holes, which Windows wants to be told; Hyper-V takes no virtual disk that is marked so. False:
+ * its file system knows none.
+ */
+export function makeSparse(fd: number): boolean {
+  return addon().makeSparse(fd);
 }
 
 /** Where data (or a hole) begins in an open file, at or after `offset`; -1: nowhere. Moves the file's own offset. */

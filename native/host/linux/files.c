@@ -1,5 +1,5 @@
 /*
- * What node:fs does not offer for disk images: locks that die with the process, holes.
+ * What node:fs does not offer for disk images: locks that die with the process, holes (holes.c asks for those).
  *
  * Locks are those of an open file description (F_OFD_SETLK): they belong to the descriptor, vanish with its last copy
  * (kill -9 included), and exclude two opens of one process as well. Which bytes are locked makes QEMU and its tools
@@ -10,8 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 enum {
@@ -66,92 +64,25 @@ napi_value host_lock_file(napi_env env, napi_callback_info info)
     return result;
 }
 
-/* seekFile(fd, offset, hole) -> where data (or a hole) begins at or after `offset`; -1 when nothing does. */
-napi_value host_seek_file(napi_env env, napi_callback_info info)
+int os_make_sparse(int fd)
 {
-    napi_value arguments[3], result;
-    int32_t fd;
-    uint64_t offset;
-    bool hole;
-    if (!host_arguments(env, info, "seekFile", 3, arguments) || !host_uint(env, arguments[1], "offset", &offset))
-        return NULL;
-    HOST_CHECK(env, napi_get_value_int32(env, arguments[0], &fd));
-    HOST_CHECK(env, napi_get_value_bool(env, arguments[2], &hole));
-    off_t found = lseek(fd, (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
-    if (found < 0 && errno != ENXIO)
-        return host_throw_errno(env, "looking for data in a file", errno);
-    HOST_CHECK(env, napi_create_double(env, (double)found, &result));
-    return result;
+    (void)fd; /* all files are, where the file system can */
+    return 0;
 }
 
-struct punch {
-    napi_async_work work;
-    napi_deferred deferred;
-    int fd;
-    int error;
-    off_t offset;
-    off_t length;
-};
-
-/* On a thread of the pool. */
-static void punch_execute(napi_env env, void *data)
+int os_seek_file(int fd, uint64_t offset, bool hole, int64_t *found)
 {
-    (void)env;
-    struct punch *punch = data;
+    *found = lseek(fd, (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
+    return *found < 0 && errno != ENXIO ? errno : 0;
+}
+
+int os_punch_hole(int fd, uint64_t offset, uint64_t length)
+{
     int result;
     do
-        result = fallocate(punch->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, punch->offset, punch->length);
+        result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
     while (result < 0 && errno == EINTR);
-    punch->error = result < 0 ? errno : 0;
-}
-
-static void punch_complete(napi_env env, napi_status status, void *data)
-{
-    struct punch *punch = data;
-    napi_value value;
-    if (status == napi_cancelled)
-        punch->error = ECANCELED;
-    bool unsupported = punch->error == EOPNOTSUPP || punch->error == ENOSYS || punch->error == ENODEV;
-    if (punch->error == 0 || unsupported) {
-        napi_get_boolean(env, !unsupported, &value);
-        napi_resolve_deferred(env, punch->deferred, value);
-    } else {
-        napi_value code, message;
-        napi_create_string_utf8(env, strerrorname_np(punch->error), NAPI_AUTO_LENGTH, &code);
-        napi_create_string_utf8(env, strerror(punch->error), NAPI_AUTO_LENGTH, &message);
-        napi_create_error(env, code, message, &value);
-        napi_reject_deferred(env, punch->deferred, value);
-    }
-    napi_delete_async_work(env, punch->work);
-    free(punch);
-}
-
-/* punchHole(fd, offset, length) -> Promise<boolean>: the range reads as zeroes; false: the host cannot do that. */
-napi_value host_punch_hole(napi_env env, napi_callback_info info)
-{
-    napi_value arguments[3], promise, name;
-    int32_t fd;
-    uint64_t offset, length;
-    if (!host_arguments(env, info, "punchHole", 3, arguments) || !host_uint(env, arguments[1], "offset", &offset) ||
-        !host_uint(env, arguments[2], "length", &length))
-        return NULL;
-    HOST_CHECK(env, napi_get_value_int32(env, arguments[0], &fd));
-    struct punch *punch = calloc(1, sizeof *punch);
-    if (!punch)
-        return host_throw(env, "no memory");
-    punch->fd = fd;
-    punch->offset = (off_t)offset;
-    punch->length = (off_t)length;
-    if (napi_create_promise(env, &punch->deferred, &promise) != napi_ok ||
-        napi_create_string_utf8(env, "xenlighten:punchHole", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-        napi_create_async_work(env, NULL, name, punch_execute, punch_complete, punch, &punch->work) != napi_ok) {
-        free(punch);
-        return host_throw(env, "punchHole: cannot begin");
-    }
-    if (napi_queue_async_work(env, punch->work) != napi_ok) {
-        napi_delete_async_work(env, punch->work);
-        free(punch);
-        return host_throw(env, "punchHole: cannot begin");
-    }
-    return promise;
+    if (result == 0)
+        return 0;
+    return errno == ENOSYS || errno == ENODEV ? ENOTSUP : errno;
 }

@@ -41,8 +41,6 @@ const struct host_function host_platform_functions[] = {
     {"sendByte", host_send_byte},
     {"closeFile", host_close_file},
     {"lockFile", host_lock_file},
-    {"seekFile", host_seek_file},
-    {"punchHole", host_punch_hole},
     {"transferNow", host_transfer_now},
     {"createKvmMachine", host_create_kvm_machine},
 };

@@ -10,8 +10,6 @@ napi_value host_ioctl_number(napi_env env, napi_callback_info info);
 napi_value host_send_byte(napi_env env, napi_callback_info info);
 napi_value host_close_file(napi_env env, napi_callback_info info);
 napi_value host_lock_file(napi_env env, napi_callback_info info);
-napi_value host_seek_file(napi_env env, napi_callback_info info);
-napi_value host_punch_hole(napi_env env, napi_callback_info info);
 napi_value host_transfer_now(napi_env env, napi_callback_info info);
 napi_value host_create_kvm_machine(napi_env env, napi_callback_info info);
 
