@@ -13,21 +13,12 @@
  * wake-ups between STI and HLT (CONTRIBUTING.md); on a real host that would burn a core for each idle VP.
  */
 import { closeSync } from 'node:fs';
-import { TRAP_ENGINE, TRAP_HV_PORT, TRAP_VECTOR } from '../../../abi/trap';
-import { GuestMemory } from '../guest-memory';
-import { MACHINE_END_KINDS, Machine, type MachineEnd } from '../host';
+import { TRAP_HV_PORT, TRAP_VECTOR } from '../../../abi/trap';
+import { Machine, type MachineEnd } from '../host';
+import { type InProcessOptions, InProcessPartition, type OpenPartition } from '../in-process-partition';
+import type { InitialRegisters } from '../long-mode';
 import { machineDescription } from '../machine-description';
-import {
-  BOOT_PARAMETERS,
-  checkVp,
-  type Partition,
-  type PartitionDescription,
-  type PartitionEvents,
-  type PartitionExit,
-  type ProcessorCpuid,
-  type VpExits,
-} from '../partition';
-import { ramRegions } from '../ram-layout';
+import type { ProcessorCpuid } from '../partition';
 import { KVM, KVM_CAP, KVM_REQUEST, KvmHypervEventfd, KvmIrqfd, KvmIrqRouting, KvmIrqRoutingEntry } from './abi';
 import { hypervLeaves, setCpuid, supportedCpuid, supportedHypervCpuid, vcpuCpuid } from './cpuid';
 import { describeEnd, exitName } from './end';
@@ -35,11 +26,8 @@ import { eventfd, instance, ioctl } from './libc';
 import { VcpuStatistics } from './stats';
 import { capability, enableCapability, KvmUnusableError, makeRunnable, openKvm, setRegisters } from './vm';
 
-export interface KvmPartitionOptions {
-  readonly memoryBytes: number;
-  readonly vpCount: number;
-  /** Does KVM emulate the Hyper-V interface (see probeKvm)? */
-  readonly hyperv: boolean;
+/** `hyperv`: see probeKvm. */
+export interface KvmPartitionOptions extends InProcessOptions {
   /** Another device than /dev/kvm. */
   readonly device?: string;
 }
@@ -66,51 +54,38 @@ function union(...words: number[]): number[] {
   return [...words, 0, 0, 0, 0, 0, 0, 0, 0].slice(0, 8);
 }
 
-export class KvmPartition implements Partition {
+export class KvmPartition extends InProcessPartition {
   readonly engine = 'kvm';
-  readonly memory: GuestMemory;
-  readonly trapEngine: number;
-  private machine: Machine | undefined;
-  private statistics: VcpuStatistics[] = [];
-  private lastExits: VpExits[] | undefined;
-  private unpin: (() => void) | undefined;
-  private ended: Promise<void> | undefined;
-  private stopRequested = false;
-  private started = false;
+  private readonly device: string | undefined;
 
-  /** Makes the partition's memory; nothing runs before start(). RangeError for sizes. */
-  constructor(private readonly options: KvmPartitionOptions) {
-    if (!Number.isInteger(options.vpCount) || options.vpCount < 1 || options.vpCount > 64) {
-      throw new RangeError(`${options.vpCount} virtual processors: the kvm engine runs 1 to 64`);
-    }
-    this.trapEngine = options.hyperv ? TRAP_ENGINE.TRAP_ENGINE_HYPERV : TRAP_ENGINE.TRAP_ENGINE_LAPIC;
-    this.memory = GuestMemory.create(ramRegions(options.memoryBytes), { hugePages: true, private: true });
+  constructor(options: KvmPartitionOptions) {
+    super('kvm', options);
+    this.device = options.device;
   }
 
-  /** Nothing here takes long enough. */
-  prepare(): void {}
-
-  async start(events: PartitionEvents, cpuid?: ProcessorCpuid): Promise<void> {
-    if (this.started) throw new Error('the partition was started before');
-    this.started = true;
-    if (this.stopRequested) throw new Error('the partition was stopped before it had started');
+  protected open(registers: (vp: number) => InitialRegisters, cpuid?: ProcessorCpuid): OpenPartition {
     const open = new Descriptors();
-    try {
-      this.launch(open, events, cpuid);
-    } catch (error) {
-      for (const statistics of this.statistics.splice(0)) statistics.close();
-      this.machine = undefined;
-      this.unpin?.();
+    const statistics: VcpuStatistics[] = [];
+    const close = (): void => {
+      for (const one of statistics.splice(0)) one.close();
       open.close();
-      throw error instanceof KvmUnusableError
-        ? error
-        : new KvmUnusableError(`KVM refuses the partition: ${(error as Error).message}`);
+    };
+    try {
+      return { ...this.makeVm(open, statistics, registers, cpuid), close };
+    } catch (error) {
+      close();
+      throw error;
     }
   }
 
-  private launch(open: Descriptors, events: PartitionEvents, cpuid: ProcessorCpuid | undefined): void {
+  private makeVm(
+    open: Descriptors,
+    statistics: VcpuStatistics[],
+    registers: (vp: number) => InitialRegisters,
+    cpuid: ProcessorCpuid | undefined,
+  ): Omit<OpenPartition, 'close'> {
     const { vpCount, hyperv } = this.options;
-    const kvm = open.add(openKvm(this.options.device));
+    const kvm = open.add(openKvm(this.device));
     const most = capability(kvm, KVM_CAP.KVM_CAP_MAX_VCPUS) || capability(kvm, KVM_CAP.KVM_CAP_NR_VCPUS);
     if (vpCount > most)
       throw new KvmUnusableError(`${vpCount} virtual processors: this KVM gives a machine at most ${most}`);
@@ -129,50 +104,34 @@ export class KvmPartition implements Partition {
       kick: open.add(eventfd()),
     }));
     const doorbellFd = open.add(eventfd());
-    this.setUpVps(kvm, vps, cpuid);
+    this.setUpVps(kvm, vps, registers, cpuid);
     this.routeKicks(vm, vps);
     if (hyperv) {
       const doorbell = instance(KvmHypervEventfd, { conn_id: TRAP_HV_PORT.TRAP_HV_CONNECTION, fd: doorbellFd });
       ioctl(vm, 'KVM_HYPERV_EVENTFD', KVM_REQUEST.KVM_HYPERV_EVENTFD, doorbell.ref());
     }
     if (capability(kvm, KVM_CAP.KVM_CAP_BINARY_STATS_FD) !== 0)
-      for (const { fd } of vps) this.statistics.push(VcpuStatistics.open(fd));
+      for (const { fd } of vps) statistics.push(VcpuStatistics.open(fd));
 
-    this.unpin = this.memory.pin();
-    const machine = Machine.kvm(
-      {
-        vmFd: vm,
-        runSize,
-        doorbellFd,
-        vps,
-        ...machineDescription(this.memory, vpCount, hyperv),
-      },
-      () => events.doorbell(),
-      (end) => {
-        this.lastExits = this.exits();
-        for (const statistics of this.statistics.splice(0)) statistics.close();
-        this.machine = undefined;
-        open.close();
-        this.unpin?.();
-        finished();
-        events.exit(this.exitOf(end));
-      },
-    );
-    let finished = (): void => undefined;
-    const ended = new Promise<void>((resolve) => {
-      finished = resolve;
-    });
-    machine.start();
-    this.machine = machine;
-    this.ended = ended;
+    return {
+      createMachine: (onDoorbell, onExit) =>
+        Machine.kvm(
+          { vmFd: vm, runSize, doorbellFd, vps, ...machineDescription(this.memory, vpCount, hyperv) },
+          onDoorbell,
+          onExit,
+        ),
+      counts: (vp) => statistics[vp]?.read() ?? {},
+    };
   }
 
-  private setUpVps(kvm: number, vps: readonly { fd: number }[], cpuid: ProcessorCpuid | undefined): void {
+  private setUpVps(
+    kvm: number,
+    vps: readonly { fd: number }[],
+    registers: (vp: number) => InitialRegisters,
+    cpuid: ProcessorCpuid | undefined,
+  ): void {
     const { vpCount, hyperv } = this.options;
     const processor = supportedCpuid(kvm);
-    const cr3 = this.memory.getU64Number(BOOT_PARAMETERS.cr3);
-    const rip = this.memory.getU64(BOOT_PARAMETERS.entry);
-    const rdi = this.memory.getU64Number(BOOT_PARAMETERS.argument);
     vps.forEach(({ fd }, vp) => {
       const leaves = hyperv ? hypervLeaves(supportedHypervCpuid(fd), vpCount) : [];
       setCpuid(fd, vcpuCpuid(processor, leaves, vp, cpuid));
@@ -181,7 +140,7 @@ export class KvmPartition implements Partition {
         if (capability(kvm, KVM_CAP.KVM_CAP_HYPERV_ENFORCE_CPUID) !== 0)
           enableCapability(fd, 'KVM_CAP_HYPERV_ENFORCE_CPUID', 1);
       }
-      setRegisters(fd, { cr3, rip, rdi, rsi: vp });
+      setRegisters(fd, registers(vp));
       makeRunnable(fd);
     });
   }
@@ -207,45 +166,23 @@ export class KvmPartition implements Partition {
     });
   }
 
-  private exitOf(end: MachineEnd): PartitionExit {
-    const kind = MACHINE_END_KINDS[end.kind];
-    const message = describeEnd(end);
-    const rest = { message, code: undefined, signal: undefined, stderr: '' };
-    if (this.stopRequested || kind === 'stopped') return { reason: 'stopped', ...rest };
-    return { reason: kind === 'shutdown' ? 'triple-fault' : 'failed', ...rest };
+  protected refusal(error: unknown): Error {
+    return error instanceof KvmUnusableError
+      ? error
+      : new KvmUnusableError(`KVM refuses the partition: ${(error as Error).message}`);
   }
 
-  kick(vp: number): void {
-    checkVp(vp, this.options.vpCount);
-    this.machine?.kick(vp);
+  protected describeEnd(end: MachineEnd): string {
+    return describeEnd(end);
   }
 
-  async stop(): Promise<void> {
-    this.stopRequested = true;
-    this.machine?.stop();
-    await this.ended;
+  protected exitName(slot: number): string {
+    return exitName(slot);
   }
 
-  exits(): VpExits[] | undefined {
-    const { machine } = this;
-    if (machine === undefined) return this.lastExits;
-    return Array.from({ length: this.options.vpCount }, (_, vp) => ({
-      toProcess: Object.fromEntries(
-        machine.exits(vp).flatMap((count, reason) => (count === 0 ? [] : [[exitName(reason), count]])),
-      ),
-      hypervisor: this.statistics[vp]?.read() ?? {},
-    }));
-  }
-
-  describe(): PartitionDescription {
-    return {
-      engine: this.engine,
-      summary: this.options.hyperv
-        ? "KVM, with KVM's Hyper-V emulation"
-        : 'KVM without Hyper-V emulation (forced): the trap module emulates it',
-      vpCount: this.options.vpCount,
-      memoryBytes: this.options.memoryBytes,
-      pid: undefined,
-    };
+  protected summary(): string {
+    return this.options.hyperv
+      ? "KVM, with KVM's Hyper-V emulation"
+      : 'KVM without Hyper-V emulation (forced): the trap module emulates it';
   }
 }
