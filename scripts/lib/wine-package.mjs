@@ -2,7 +2,8 @@
  * The package on Windows: npm for Windows installs the tarball into an empty folder under Wine, and its commands run there.
  *
  * Quirks: npm under Wine 8 cannot reach a registry; it installs from the cache of this machine's npm, which is warmed
- * first. npm's scripts want node in PATH, which is WINEPATH's business.
+ * first. What it says is looked at, so that its log level is ours, not that of an `npm run -s` above. npm's scripts want
+ * node in PATH, which is WINEPATH's business.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -58,7 +59,14 @@ export async function packageOnWindows(windows) {
     return good;
   };
   const cache = windowsPath(npm(['config', 'get', 'cache']));
-  const install = ['install', windowsPath(path.join(folder, tarball)), '--offline', '--cache', cache];
+  const install = [
+    'install',
+    windowsPath(path.join(folder, tarball)),
+    '--offline',
+    '--cache',
+    cache,
+    '--loglevel=notice',
+  ];
   const cli = windowsPath(path.join(folder, 'package', 'bin', 'npm-cli.js'));
   const installed = await step('npm install', [cli, ...install, '--no-audit', '--no-fund'], [0], /added \d+ packages/);
   if (!installed) return total;
