@@ -2,7 +2,8 @@
 /*
  * `npm run test:windows [-- PART...] [--node VERSION]`: the Windows build under Wine. Parts: stand-in (the tests of the
  * stand-in for WinHvPlatform.dll itself), contract (the whp engine on it), unit (the portable unit tests), package
- * (npm for Windows installs the tarball, whose commands then run); all by default.
+ * (npm for Windows installs the tarball, whose commands then run), lab (the stand-in's tests once more, and Debian's kernel
+ * booted by the whp engine, in the nested lab on KVM's Hyper-V); all by default.
  * Ends with one line of totals. Where Wine or /dev/kvm is absent it says so, and what needs it counts as skipped.
  */
 import { copyFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
@@ -22,9 +23,10 @@ import {
   wineLacks,
   winePackages,
 } from './lib/wine.mjs';
+import { ensureWineInLab } from './lib/wine-lab.mjs';
 import { packageOnWindows } from './lib/wine-package.mjs';
 
-const PARTS = ['stand-in', 'contract', 'unit', 'package'];
+const PARTS = ['stand-in', 'contract', 'unit', 'package', 'lab'];
 
 function options(args) {
   const at = args.indexOf('--node');
@@ -94,6 +96,24 @@ async function standIn(windows) {
   return tapTotals(said, status);
 }
 
+/** Jest of this machine, which gives the lab its commands. */
+async function lab(windows) {
+  ensureWineInLab(windows.nodeFile);
+  const json = path.join(root, 'build', 'jest-windows-lab.json');
+  rmSync(json, { force: true });
+  const { status } = run(
+    process.execPath,
+    [
+      ...['node_modules/jest/bin/jest.js', '-i', '--json', '--outputFile', json],
+      ...['--selectProjects', 'e2e', '--testPathPatterns', 'e2e/lab/windows'],
+    ],
+    { allowFailure: true, capture: true, env: { ...process.env, XENLIGHTEN_WINE_IN_LAB: '1' } },
+  );
+  const result = JSON.parse(readFileSync(json, 'utf8'));
+  for (const { message } of result.testResults) process.stderr.write(message);
+  return totalsOf(json, status);
+}
+
 async function main() {
   const { version, parts } = options(process.argv.slice(2));
   const none = totalLine({ ...noTests, skipped: 1 });
@@ -125,6 +145,7 @@ async function main() {
     for (const part of parts) {
       let result;
       if (part === 'package') result = await timed('the package on Windows', () => packageOnWindows(windows));
+      else if (part === 'lab') result = await timed('Windows in the lab', () => lab(windows));
       else if (part !== 'unit' && !kvm) result = { ...noTests, skipped: 1 };
       else if (part === 'unit') {
         rmSync(dll, { force: true });

@@ -16,8 +16,8 @@ import { ensureApt, win32Packages } from './ensure.mjs';
 import { fail, root, run, runAsync, say, timed } from './progress.mjs';
 
 export const winePackages = ['wine64', 'wine', ...win32Packages];
-const WINE = '/usr/lib/wine/wine64';
-const SERVER = '/usr/lib/wine/wineserver64';
+export const WINE = '/usr/lib/wine/wine64';
+export const SERVER = '/usr/lib/wine/wineserver64';
 const CROSS = 'x86_64-w64-mingw32-gcc';
 export const NODE_VERSION = '20.20.2';
 

@@ -108,7 +108,8 @@ static HRESULT get(struct partition *partition, uint32_t code, void *buffer, uin
         if (!partition->set_up)
             return HRESULT_FROM_WIN32(ERROR_INVALID_STATE);
         linux_ioctl(partition->vm_fd, KVM_GET_CLOCK, (uintptr_t)&clock);
-        uint64_t time = clock.clock / 100;
+        /* KVM's clock goes on; it is set back when time is resumed. */
+        uint64_t time = (partition->time_suspended ? partition->suspended_clock : clock.clock) / 100;
         return copy_out(&time, sizeof time, buffer, size, written);
     }
     case WHvPartitionPropertyCodeCpuidExitList:

@@ -208,11 +208,13 @@ static void time(void)
 {
     struct guest g;
     guest_open(&g, (struct guest_options){0});
-    uint64_t first = 0, second = 0;
+    uint64_t first = 0, second = 0, still = 0;
     returns(WHvResumePartitionTime(g.partition), HRESULT_FROM_WIN32(ERROR_INVALID_STATE), "resuming what is not");
     returns(WHvSuspendPartitionTime(g.partition), S_OK, "WHvSuspendPartitionTime");
     WHvGetPartitionProperty(g.partition, WHvPartitionPropertyCodeReferenceTime, &first, sizeof first, NULL);
     Sleep(200);
+    WHvGetPartitionProperty(g.partition, WHvPartitionPropertyCodeReferenceTime, &still, sizeof still, NULL);
+    equals(still, first, "the reference time stands still");
     returns(WHvResumePartitionTime(g.partition), S_OK, "WHvResumePartitionTime");
     WHvGetPartitionProperty(g.partition, WHvPartitionPropertyCodeReferenceTime, &second, sizeof second, NULL);
     ok(second >= first && second - first < 1500000, "0.2 s suspended, and %lld us passed in the partition",
