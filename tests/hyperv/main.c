@@ -185,7 +185,7 @@ static void load_idt(void)
 static void fill_idt(void)
 {
     for (u32 v = 0; v < 256; v++) {
-        u64 at = (u64)hvtest_stubs + v * 16;
+        u64 at = (u64)hvtest_stubs + v * 32;
         /* Interrupt gates; the module's TSS has stacks for NMI and #DF. */
         idt[v] = (struct gate){
             (u16)at, TRAP_SEL_CS0, v == VEC_NMI ? 1 : v == VEC_DF ? 3 : 0, 0x8e, (u16)(at >> 16), (u32)(at >> 32), 0};
