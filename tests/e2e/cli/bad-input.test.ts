@@ -200,7 +200,7 @@ const CASES: readonly (readonly [string, () => string[], string, string, string]
     'at most 1023',
   ],
   ['an unknown option', () => ['--kernel', good, '--frobnicate'], '', "Unknown option '--frobnicate'", 'options as'],
-  ['an unknown engine', () => ['--kernel', good, '--engine', 'vax'], '', '"vax"', 'auto, kvm, qemu'],
+  ['an unknown engine', () => ['--kernel', good, '--engine', 'vax'], '', '"vax"', 'auto, whp, kvm, qemu'],
   ['an unknown ring', () => ['--kernel', good, '--guest-ring', '2'], '', '"2"', 'auto, 1, 3'],
   ['memory that is no number', () => ['--kernel', good, '--memory', '1G'], '', '"1G"', 'a whole number'],
   ['a timeout of nothing', () => ['--kernel', good, '--timeout', '0'], '', '"0"', 'a whole number'],

@@ -82,11 +82,20 @@ function differences(test: Case, result: CaseResult, seen = occurred): string[] 
 }
 
 /** Runs `CASE@VPS`s; each result in the order of the words. Throws what the program said when it did not run them all. */
-function run(engine: Engine, words: readonly string[], seconds = CASE_S): Promise<CaseResult[]> {
+function run(engine: Engine, words: readonly string[], seconds = CASE_S, oneThread = false): Promise<CaseResult[]> {
   const program = ['node', 'dist/scripts/hyperv-cases.js', '--engine', engine, '--scale', `${SCALE}`];
   const command = [...program, '--timeout', `${seconds}`, ...words];
   const args =
-    engine === 'kvm' ? ['scripts/lab-hyperv.mjs', '--timeout', `${ALL_MS / 1000}`, '--', ...command] : command.slice(1);
+    engine === 'kvm'
+      ? [
+          'scripts/lab-hyperv.mjs',
+          ...(oneThread ? ['--one-thread'] : []),
+          '--timeout',
+          `${ALL_MS / 1000}`,
+          '--',
+          ...command,
+        ]
+      : command.slice(1);
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'] });
     const [stdout, stderr]: [Buffer[], Buffer[]] = [[], []];
@@ -150,8 +159,10 @@ describe.each(ENGINES)('%s', (engine) => {
       async () => {
         const result = results.find((r) => r.case === c.name && r.vps === vps);
         let found = result === undefined ? ['it was not run'] : differences(c, result);
-        for (let i = 1; c.timed === true && found.length > 0 && i < TRIES; i++) {
-          const [again] = await run(engine, [`${c.name}@${vps}`]);
+        // With a thread for each processor the lab's emulator loses one now and then (CONTRIBUTING.md): not with one thread.
+        const lost = engine === 'kvm' && found.some((text) => text.startsWith('it ended as'));
+        for (let i = 1; (c.timed === true || lost) && found.length > 0 && i < TRIES; i++) {
+          const [again] = await run(engine, [`${c.name}@${vps}`], CASE_S, lost);
           found = again === undefined ? ['it was not run'] : differences(c, again);
         }
         expect(found).toEqual([]);
