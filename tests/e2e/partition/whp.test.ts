@@ -34,7 +34,7 @@ if (impossible !== undefined) {
       speed: IN_LAB ? 0.1 : SPEED,
       bellRounds: SLOW ? 200_000 : IN_LAB ? 500_000 : 5_000_000,
       kicksEachVp: true,
-      floodShare: IN_LAB ? 0.97 : 0.5,
+      floodShare: IN_LAB ? 0.8 : 0.5,
       ...(SLOW ? { noTripleFault: 'who interprets ring 0 gives up earlier' } : {}),
       mostMemory: 6 * 2 ** 30,
     });
