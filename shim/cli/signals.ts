@@ -3,9 +3,10 @@
  * SIGQUIT at once, destroys it, after which the process exits with 128 + the signal's number. One more ends the process
  * where it is.
  *
- * On Windows Ctrl-C is SIGINT, Ctrl-Break SIGBREAK, which destroys at once, and SIGHUP is a window that closes, a user who
- * logs off or a system that shuts down: Windows ends the process some 5 s later, whatever it does. So the guest has
- * CLOSING_MS to power off, and is destroyed in order then: its disks are flushed and closed. SIGTERM cannot be sent there.
+ * On Windows Ctrl-C is SIGINT, Ctrl-Break SIGBREAK, which destroys at once, and SIGHUP is a window that closes: Windows ends
+ * the process some 5 s later, whatever it does. So the guest has CLOSING_MS to power off, and is destroyed in order then: its
+ * disks are flushed and closed. SIGTERM cannot be sent there. Of a user who logs off, or a system that shuts down, nobody
+ * tells: Windows sends those events to services only, and Node.js does not pass them on.
  *
  * Quirk: signals that come within half a second are one. Ctrl-C goes to all processes of a terminal, and a service
  * manager's SIGTERM to all of a service; what started this process (npx does) passes its own one on as well.
