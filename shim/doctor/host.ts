@@ -36,8 +36,8 @@ export interface DoctorHost {
   readonly controlDirectory: string;
   /** A small text file of the system. Rejects where it is not there. */
   read(file: string): Promise<string>;
-  /** What a program prints. Rejects when it fails, is not there or takes too long. */
-  execute(file: string, args: readonly string[]): Promise<string>;
+  /** What a program prints, with this environment (default: ours). Rejects when it fails, is not there or takes too long. */
+  execute(file: string, args: readonly string[], env?: NodeJS.ProcessEnv): Promise<string>;
   probeKvm(): Promise<KvmProbe>;
   probeWhp(): Promise<WhpProbe>;
   findQemu(): Promise<QemuBinary>;
@@ -69,10 +69,10 @@ async function tryFolder(directory: string): Promise<void> {
   await rm(file);
 }
 
-function execute(file: string, args: readonly string[]): Promise<string> {
+function execute(file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): Promise<string> {
   return new Promise((resolve, reject) => {
     const options = { timeout: PATIENCE_MS, maxBuffer: MAX_OUTPUT, encoding: 'utf8', windowsHide: true } as const;
-    execFile(file, [...args], options, (error, stdout) => {
+    execFile(file, [...args], { ...options, env }, (error, stdout) => {
       if (error === null) resolve(stdout);
       else reject(error);
     });

@@ -4,8 +4,9 @@
  *
  * Quirks: Get-WindowsOptionalFeature wants an elevated window; the same state is in WMI's Win32_OptionalFeature for
  * everybody. The query keeps to what the constrained language mode of locked-down hosts allows: cmdlets and properties, no
- * method calls, no types. It has no double quotes, which programs on the way may lose. Nothing of it was run on a real
- * Windows yet.
+ * method calls, no types. It has no double quotes, which programs on the way may lose. PSModulePath is not passed on: from
+ * a window of PowerShell 7 it names that one's modules, which Windows PowerShell finds first and cannot load. Nothing of it
+ * was run on a real Windows yet.
  */
 import path from 'node:path';
 import type { DoctorHost } from './host';
@@ -38,7 +39,8 @@ export function systemProgram(host: Pick<DoctorHost, 'env'>, ...names: string[])
 
 function powershell(host: DoctorHost, script: string): Promise<string> {
   const file = systemProgram(host, 'WindowsPowerShell', 'v1.0', 'powershell.exe');
-  return host.execute(file, ['-NoLogo', '-NoProfile', '-NonInteractive', '-Command', script]);
+  const env = Object.fromEntries(Object.entries(host.env).filter(([name]) => !/^PSModulePath$/i.test(name)));
+  return host.execute(file, ['-NoLogo', '-NoProfile', '-NonInteractive', '-Command', script], env);
 }
 
 export const FACTS_SCRIPT = [

@@ -363,6 +363,17 @@ describe('Windows', () => {
     expect(found.advice?.[1]).toMatch(/^ {2}icacls 'C:\\Users\\Jane\\/);
   });
 
+  test("Windows PowerShell does not get PowerShell 7's modules", async () => {
+    const env = { SystemRoot: 'C:\\Windows', PSModulePath: 'C:\\Program Files\\PowerShell\\7\\Modules', Path: 'C:\\x' };
+    const host = windowsHost({ env });
+    await runChecks(
+      CHECKS.filter(({ id }) => id === 'windows-feature' || id === 'control-privacy'),
+      host,
+    );
+    const wanted = { SystemRoot: 'C:\\Windows', Path: 'C:\\x' };
+    expect(host.environments).toEqual([wanted, wanted]);
+  });
+
   test('the platform: what probeWhp says', async () => {
     const probe = (impossible: string | undefined, unfit: string | undefined): Partial<DoctorHost> => ({
       probeWhp: async () => ({ impossible, unfit, hyperv: false, capabilities: undefined }),

@@ -67,10 +67,12 @@ export interface WindowsChange {
 export function windowsHost(
   change: Partial<DoctorHost> = {},
   windows: WindowsChange = {},
-): DoctorHost & { ran: string[] } {
+): DoctorHost & { ran: string[]; environments: (NodeJS.ProcessEnv | undefined)[] } {
   const ran: string[] = [];
-  const execute = async (file: string, args: readonly string[]): Promise<string> => {
+  const environments: (NodeJS.ProcessEnv | undefined)[] = [];
+  const execute = async (file: string, args: readonly string[], env?: NodeJS.ProcessEnv): Promise<string> => {
     ran.push(file);
+    environments.push(env);
     const program = file.split('\\').pop();
     if (program === 'whoami.exe') return windows.groups ?? GROUPS;
     if (program === 'bcdedit.exe') {
@@ -100,5 +102,6 @@ export function windowsHost(
       ...change,
     }),
     ran,
+    environments,
   };
 }
