@@ -170,7 +170,7 @@ const privacy: Check = {
     return warning(
       `${strangers.join(', ')} may enter the control directory`,
       'whoever reads it can find the pipes of your guests. Take that away from them:',
-      `  icacls '${host.controlDirectory.replaceAll("'", "''")}' /inheritance:r /grant:r ($env:USERNAME + ':(OI)(CI)F') '*S-1-5-18:(OI)(CI)F'`,
+      `  icacls '${host.controlDirectory.replaceAll("'", "''")}' /inheritance:r /grant:r ((whoami) + ':(OI)(CI)F') '*S-1-5-18:(OI)(CI)F'`,
     );
   },
 };

@@ -361,6 +361,8 @@ describe('Windows', () => {
     const found = await result('control-privacy', windowsHost({}, open));
     expect(found).toMatchObject({ status: 'warning', found: 'Users, Everyone may enter the control directory' });
     expect(found.advice?.[1]).toMatch(/^ {2}icacls 'C:\\Users\\Jane\\/);
+    // A bare name may be another account's, of the machine in the place of the domain.
+    expect(found.advice?.[1]).toMatch(/ \/grant:r \(\(whoami\) \+ ':\(OI\)\(CI\)F'\) /);
   });
 
   test("Windows PowerShell does not get PowerShell 7's modules", async () => {
