@@ -93,7 +93,8 @@ export function redactor(identity: Identity): (text: string) => string {
       by,
     ]),
     // Homes of others, and what a short name of a folder (C:\Users\JOHNDO~1) looks like.
-    [/([\\/](?:Users|home)[\\/]+)(?!<)[^\\/\s"']+/giu, '$1<USER>'],
+    // Names of folders may have blanks: where something follows they go to its slash, else to the next blank.
+    [/([\\/](?:Users|home)[\\/]+)(?!<)(?:[^\\/:,;"'\r\n]+(?=[\\/])|[^\\/\s"']+)/giu, '$1<USER>'],
     [/S-1-5-21(?:-\d+)+/g, '<SID>'],
   ];
   return (text) => rules.reduce((all, [pattern, by]) => all.replaceAll(pattern, by), text);

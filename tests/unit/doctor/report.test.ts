@@ -29,6 +29,8 @@ test.each([
   ['C:\\Users\\JANEDO~1\\AppData\\Local\\Temp\\a', '<TEMP>\\a'],
   ['C:\\Users\\Janet\\x', 'C:\\Users\\<USER>\\x'],
   ['/home/bob/x', '/home/<USER>/x'],
+  ['cannot load D:\\Users\\Mary Ann Roe\\x.node: no', 'cannot load D:\\Users\\<USER>\\x.node: no'],
+  ['C:\\Users\\roe is not C:\\Windows', 'C:\\Users\\<USER> is not C:\\Windows'],
   ['contoso\\jane on accounting3.contoso.example (DC7)', '<DOMAIN>\\<USER> on <HOST>.<DOMAIN> (<HOST>)'],
   ['D:\\projects\\secret\\guest.cfg', '<current directory>\\guest.cfg'],
   ['janes are not jane', 'janes are not <USER>'],
