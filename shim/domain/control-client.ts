@@ -83,6 +83,16 @@ export class ControlClient {
       });
     }
     socket.removeAllListeners('error');
+    if (!socket.writable) {
+      // Who may not write to a pipe of Windows is connected for reading only, and could ask nothing.
+      socket.on('error', () => undefined);
+      socket.destroy();
+      throw new ControlError(
+        'closed',
+        `${name}: its pipe takes no requests from here: the domain was started in an elevated window, or by another user; ` +
+          'use a window such as that one',
+      );
+    }
     return new ControlClient(name, socket, options.timeoutMs ?? DEFAULT_TIMEOUT_MS);
   }
 

@@ -3,7 +3,7 @@
  * directory play the pipes.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import net, { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ControlClient, listDomains } from '../../../shim/domain/control-client';
@@ -104,6 +104,23 @@ test('a pipe of a process that lives is asked for a while, one of a dead process
   await new Promise((resolve) => server.close(resolve));
   writeFileSync(socketPath(directory, 'late'), pipeFile(pipe('gone')));
   expect(await isServed(socketPath(directory, 'late'))).toBe(false);
+});
+
+test('a pipe that may be read only, as Windows connects who may not write, is said to be one; the domain is listed', async () => {
+  await serve('web');
+  const spy = jest.spyOn(net.Socket.prototype, 'connect').mockImplementation(function (this: Socket) {
+    Object.defineProperty(this, 'writable', { value: false });
+    setImmediate(() => this.emit('connect'));
+    return this;
+  });
+  try {
+    await expect(ControlClient.connect('web', { directory })).rejects.toThrow(
+      /^web: its pipe takes no requests from here: the domain was started in an elevated window/,
+    );
+    expect(await listDomains({ directory })).toEqual([{ name: 'web', info: undefined }]);
+  } finally {
+    spy.mockRestore();
+  }
 });
 
 test('what was killed while it removed something does not keep others from it', async () => {
