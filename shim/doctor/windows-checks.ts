@@ -169,7 +169,7 @@ const privacy: Check = {
     if (strangers.length === 0) return ok('no group of strangers may enter the control directory');
     return warning(
       `${strangers.join(', ')} may enter the control directory`,
-      'whoever reads it can find the pipes of your guests. Take that away from them:',
+      'whoever writes there can lead your commands to pipes of their own. Take that away from them:',
       `  icacls '${host.controlDirectory.replaceAll("'", "''")}' /inheritance:r /grant:r ((whoami) + ':(OI)(CI)F') '*S-1-5-18:(OI)(CI)F'`,
     );
   },

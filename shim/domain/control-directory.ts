@@ -9,9 +9,10 @@
  *
  * Quirks: a name is written with percent escapes where it holds what a file name cannot, and Windows takes names that
  * differ in capitals only for one. Pipes of Windows live in a namespace that is everybody's, where whoever comes first has
- * the name, and others may read by default: so the pipe's name is one that nobody can guess or take in advance, and only
- * the user's own folder says it. Who is not the user (or an administrator) may not write to a pipe, so that requests cannot
- * come from others; Windows sees to that, not this file.
+ * the name, all can list the names, and others may connect for reading by default, which Node.js cannot narrow: so the
+ * pipe's name is one that nobody can guess or take in advance, and the user's own folder says which is the right one. Who is
+ * not the user (or an administrator) may not write to a pipe, so that requests cannot come from others; Windows sees to
+ * that, not this file.
  */
 import { randomBytes } from 'node:crypto';
 import type { BigIntStats } from 'node:fs';
@@ -44,7 +45,7 @@ export function controlDirectory(env: NodeJS.ProcessEnv = process.env, platform 
   return `/tmp/xenlighten-${process.getuid?.() ?? 'user'}`;
 }
 
-/** A new pipe's name for a domain: nobody else can have it, or know it. */
+/** A new pipe's name for a domain: nobody else can have it, or know it before it is there. */
 export function pipeAddress(name: string, user?: string): string {
   const plain = (text: string): string => text.replaceAll(/[^A-Za-z0-9_.@-]/g, '_').slice(0, 64);
   let owner = user;
