@@ -9,9 +9,10 @@
  * - No lock is needed between requests: preadv and pwritev carry their offset.
  * - A failed flush is for ever. Linux reports a page that it could not write once, and then takes it for clean, so that
  *   a second fdatasync would say that all is well.
- * - Another writer is kept out by a lock that dies with the process (native/host/linux/files.c). A block device is opened
- *   exclusively besides, which fails while it is mounted. On Windows neither exists; node opens files there for others
- *   to share.
+ * - Another writer is kept out by a lock that dies with the process (native/host/linux/files.c, win32/files.c). A block
+ *   device is opened exclusively besides, which fails while it is mounted. On Windows the lock is one that only programs
+ *   that ask for it heed, and node opens files for others to share; what another one shares with nobody (a VHD that is
+ *   mounted or in a virtual machine of Hyper-V) cannot be opened.
  */
 import fs from 'node:fs';
 import { promisify } from 'node:util';
@@ -308,7 +309,13 @@ async function deviceNumber(rdev: number, names: readonly string[]): Promise<num
 
 const WANTED = 'a disk image (a file or a block device)';
 
-function openError(path: string, error: NodeJS.ErrnoException, readOnly: boolean): Error {
+/** `platform`: for tests. */
+export function openError(
+  path: string,
+  error: NodeJS.ErrnoException,
+  readOnly: boolean,
+  platform: string = process.platform,
+): Error {
   const how = readOnly ? 'read' : 'read and written';
   const cases: Record<string, [string, string, string]> = {
     ENOENT: ['no such file', 'nothing', WANTED],
@@ -319,7 +326,11 @@ function openError(path: string, error: NodeJS.ErrnoException, readOnly: boolean
     EISDIR: ['not a disk image', 'a directory', WANTED],
     ELOOP: ['no such file', 'symbolic links in a circle', WANTED],
     ENAMETOOLONG: ['no such file', 'a name that is too long', WANTED],
-    EBUSY: ['in use', 'a block device that is mounted or used otherwise', 'one that nobody uses'],
+    // On Windows: another program shares it with nobody.
+    EBUSY:
+      platform === 'win32'
+        ? ['in use', 'a file that another program holds (a VHD that is mounted, or in Hyper-V)', 'one that nobody uses']
+        : ['in use', 'a block device that is mounted or used otherwise', 'one that nobody uses'],
     ETXTBSY: ['in use', 'a program that runs', WANTED],
   };
   const [summary, found, wanted] = cases[error.code ?? ''] ?? ['cannot be opened', reason(error), WANTED];

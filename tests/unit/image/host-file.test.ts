@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { openImageFile } from '../../../shim/image/file';
+import { openError, openImageFile } from '../../../shim/image/file';
 import { createImage } from '../../../shim/image/manage';
 import { openDisk } from '../../../shim/image/open';
 import { nativeFile } from '../../../shim/partition/native-files';
@@ -257,4 +257,12 @@ describe('snapshots', () => {
     }
     expect(Buffer.compare(fs.readFileSync(file), before)).toBe(0);
   });
+});
+
+test('what holds a file that is busy depends on the system', () => {
+  const busy = Object.assign(new Error('EBUSY: resource busy or locked, open'), { code: 'EBUSY' });
+  expect(openError('a.vhd', busy, false, 'win32').message).toBe(
+    'a.vhd: in use: found a file that another program holds (a VHD that is mounted, or in Hyper-V), wanted one that nobody uses',
+  );
+  expect(openError('/dev/sda', busy, false, 'linux').message).toMatch(/found a block device that is mounted/);
 });
