@@ -7,6 +7,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
+/** What a package has built files for (scripts/prebuild.mjs). */
+const PACKAGED = ['linux-x64', 'win32-x64'];
+
 /** A file that the build should have made is not there. */
 export class NativeFileMissingError extends Error {
   override readonly name = 'NativeFileMissingError';
@@ -14,7 +17,11 @@ export class NativeFileMissingError extends Error {
     readonly file: string,
     readonly lookedIn: readonly string[],
   ) {
-    super(`${file} is not built (looked for ${lookedIn.join(', ')}): run 'npm run build'`);
+    const cure =
+      process.platform === 'linux'
+        ? "run 'npm run build'"
+        : `it is built on Linux: install the package that 'npm pack' makes there; it has prebuilds for ${PACKAGED.join(' and ')}`;
+    super(`${file} is not built (looked for ${lookedIn.join(', ')}): ${cure}`);
   }
 }
 
