@@ -43,17 +43,19 @@ export async function run(args: Arguments): Promise<number> {
   }
   if (wantsReport) {
     const target = file ?? DEFAULT_REPORT;
-    const report = await fullReport(host, results, args.flag('force'));
-    try {
-      await writeFile(target, `${JSON.stringify(report, undefined, 2)}\n`);
-    } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      throw new UsageError('cannot write', {
-        file: target,
-        found: code ?? message,
-        wanted: 'a file that can be written',
-      });
-    }
+    const save = async (report: Record<string, unknown>): Promise<void> => {
+      try {
+        await writeFile(target, `${JSON.stringify(report, undefined, 2)}\n`);
+      } catch (error) {
+        const { code, message } = error as NodeJS.ErrnoException;
+        throw new UsageError('cannot write', {
+          file: target,
+          found: code ?? message,
+          wanted: 'a file that can be written',
+        });
+      }
+    };
+    await fullReport(host, results, args.flag('force'), undefined, save);
     // stdout may be JSON.
     process.stderr.write(`xenlighten: the report is in ${target}\n`);
   }

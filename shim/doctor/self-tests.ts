@@ -35,7 +35,8 @@ export interface SelfTest {
 export interface SelfTestResult {
   readonly id: string;
   readonly title: string;
-  readonly result: 'works' | 'fails' | 'skipped';
+  /** begun: in a report of a process that did not survive it. */
+  readonly result: 'begun' | 'works' | 'fails' | 'skipped';
   readonly why?: string;
   readonly measured?: Measured;
   readonly ms: number;
@@ -235,8 +236,33 @@ const timers: SelfTest = {
 
 export const SELF_TESTS: readonly SelfTest[] = [ring0, spinning, manyVps, msrs, doorbell, kick, memory, timers];
 
-/** Runs them one after the other. Never rejects. */
-export async function runSelfTests(bench: Bench, tests: readonly SelfTest[] = SELF_TESTS): Promise<SelfTestResult[]> {
+/** In ms. Their own limits are shorter; this is for a partition that cannot be stopped. */
+const LIMIT_MS = 60_000;
+
+export interface SelfTestOptions {
+  readonly limitMs?: number;
+  /** Told what is known when a test begins, that one included: it may be the last that this process does. */
+  readonly begun?: (results: readonly SelfTestResult[]) => Promise<void>;
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it has not come to an end within ${ms / 1000} s`)), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Runs them one after the other. Rejects only if `begun` does. */
+export async function runSelfTests(
+  bench: Bench,
+  tests: readonly SelfTest[] = SELF_TESTS,
+  { limitMs = LIMIT_MS, begun }: SelfTestOptions = {},
+): Promise<SelfTestResult[]> {
   const results: SelfTestResult[] = [];
   for (const { id, title, hyperv, run } of tests) {
     if (hyperv === true && !bench.hyperv) {
@@ -244,10 +270,11 @@ export async function runSelfTests(bench: Bench, tests: readonly SelfTest[] = SE
       results.push({ id, title, result: 'skipped', why, ms: 0 });
       continue;
     }
+    await begun?.([...results, { id, title, result: 'begun', ms: 0 }]);
     const began = performance.now();
     const ms = (): number => Math.round(performance.now() - began);
     try {
-      const measured = await run(bench);
+      const measured = await within(limitMs, run(bench));
       const { skipped } = measured;
       if (typeof skipped === 'string') results.push({ id, title, result: 'skipped', why: skipped, ms: ms() });
       else results.push({ id, title, result: 'works', measured, ms: ms() });

@@ -191,4 +191,28 @@ describe('the whole report', () => {
     expect(Object.keys(report)).not.toContain('unverified');
     expect((report['selfTests'] as unknown[]).length).toBe(SELF_TESTS.length);
   });
+
+  test('is saved before each step that may be the last, with that step in it', async () => {
+    const bench = async (): Promise<Bench> => ({ create: () => fake({}), hyperv: false, spareMemory: 0 });
+    const saved: Record<string, unknown>[] = [];
+    const report = await fullReport(windowsHost({ bench }), [], true, identity, async (r) => {
+      saved.push(structuredClone(r));
+    });
+    expect(saved[0]).toMatchObject({ whp: 'begun' });
+    expect(saved[0]).not.toHaveProperty('selfTests');
+    expect(saved[1]).toMatchObject({ whp: { capabilities: {} }, selfTests: 'begun' });
+    expect(saved[2]).toMatchObject({ selfTests: [{ id: 'ring0', result: 'begun' }] });
+    expect(saved.at(-1)).toEqual(report);
+    expect(JSON.stringify(report)).not.toMatch(/begun/);
+  });
+});
+
+test('a self-test that does not come to an end fails, and the others are run', async () => {
+  const never = { id: 'never', title: 'hangs', run: () => new Promise<never>(() => undefined) };
+  const quick = { id: 'quick', title: 'ends', run: async () => ({}) };
+  const bench: Bench = { create: () => fake({}), hyperv: false, spareMemory: 0 };
+  expect(await runSelfTests(bench, [never, quick], { limitMs: 50 })).toMatchObject([
+    { id: 'never', result: 'fails', why: 'it has not come to an end within 0.05 s' },
+    { id: 'quick', result: 'works' },
+  ]);
 });
