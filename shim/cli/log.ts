@@ -2,7 +2,9 @@
  * The command line's logger: pino on stderr, for people (pino-pretty) on a terminal, as JSON lines elsewhere; and in a file
  * besides, as JSON lines with their time, if there is to be one.
  *
- * Quirk: a file that cannot be written any more (a full disk) is no reason to end a guest: the lines are on stderr still.
+ * Quirks: a file that cannot be written any more (a full disk) is no reason to end a guest: the lines are on stderr still.
+ * A console of Windows understands neither colours nor UTF-8 from a file descriptor's bytes; Node.js' stream switches its VT
+ * processing on, and writes text (at once, too).
  */
 import { closeSync, openSync } from 'node:fs';
 import { isatty } from 'node:tty';
@@ -18,6 +20,8 @@ export interface LogOptions {
   /** Appended to. */
   readonly file?: string | undefined;
   readonly env?: NodeJS.ProcessEnv;
+  /** For tests. */
+  readonly platform?: string;
 }
 
 /** A file's stream; whatever is wrong with it now is the user's to mend. Throws UsageError. */
@@ -50,7 +54,10 @@ function fileStream(file: string, pino: typeof import('pino').pino): { write(lin
 }
 
 /** A logger at the given level, else at that of XENLIGHTEN_LOG, else for warnings. Throws UsageError. */
-export function createLogger(asked: string | undefined, { file, env = process.env }: LogOptions = {}): Logger {
+export function createLogger(
+  asked: string | undefined,
+  { file, env = process.env, platform = process.platform }: LogOptions = {},
+): Logger {
   const level = LOG_LEVELS.find((known) => known === (asked ?? (env['XENLIGHTEN_LOG'] || DEFAULT_LEVEL)));
   if (level === undefined) {
     throw new UsageError('unknown log level', {
@@ -63,7 +70,7 @@ export function createLogger(asked: string | undefined, { file, env = process.en
   // Synchronous: the last lines before an exit must not be lost.
   const stream = isatty(STDERR)
     ? prettyStream({
-        destination: STDERR,
+        destination: platform === 'win32' ? process.stderr : STDERR,
         sync: true,
         colorize: true,
         ignore: 'pid,hostname',

@@ -58,6 +58,20 @@ onPosix('a folder is no file to write', () => {
   );
 });
 
+test.each([
+  ['linux', 2],
+  ['win32', process.stderr],
+])('on a terminal of %s lines are coloured, by what can show colours there', (platform, destination) => {
+  const build = jest.fn((_options: object) => ({ write: () => undefined }));
+  jest.isolateModules(() => {
+    jest.doMock('node:tty', () => ({ isatty: () => true }));
+    jest.doMock('pino-pretty', () => ({ build }));
+    (require('../../../shim/cli/log') as typeof import('../../../shim/cli/log')).createLogger('info', { platform });
+  });
+  expect(build).toHaveBeenCalledTimes(1);
+  expect(build.mock.calls[0]).toEqual([expect.objectContaining({ destination, sync: true })]);
+});
+
 const onLinux = process.platform === 'linux' ? test : test.skip;
 
 onLinux('a disk that is full ends the file, and nothing else; it is said once', () => {
