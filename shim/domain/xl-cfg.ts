@@ -8,7 +8,8 @@
  * Quirks: numbers may be in quotes, as xl allows. cmdline= wins over root= and extra=, which are joined with a space.
  * Paths are relative to the current directory, as in xl. A string's backslashes are C's, so that a path of Windows has two
  * for one, or slashes: "C:\new" is a line feed and "ew", which is said rather than looked for. The file may be UTF-16 with a
- * byte order mark, which is what Windows PowerShell's > writes. A bootloader wins over a kernel, which for xl is then a path
+ * byte order mark, which is what Windows PowerShell's > writes; its Set-Content writes the system's own code page, which is
+ * said where it matters, in a path. A bootloader wins over a kernel, which for xl is then a path
  * inside the guest's image; a firmware beside a kernel is an error.
  */
 import { TRAP } from '../../abi/trap';
@@ -87,8 +88,15 @@ class Reader {
     return value.text;
   }
 
-  /** A path of Windows in which an escape sequence has become something else. */
+  /** A path that was lost: its bytes are no UTF-8, or, of Windows, an escape sequence has become something else. */
   private checkPath(value: XlValue, path: string | undefined, what: string): void {
+    if (path?.includes('\ufffd') === true)
+      throw this.error(
+        value,
+        `characters in the path of ${what} that are not in UTF-8`,
+        JSON.stringify(path.slice(0, 80)),
+        'a file in UTF-8, or in UTF-16 with a byte order mark',
+      );
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
     if (path === undefined || !/[\x00-\x1f\x7f]/.test(path)) return;
     if (process.platform !== 'win32' && !/^[A-Za-z]:|\\/.test(path)) return;

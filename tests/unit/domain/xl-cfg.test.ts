@@ -361,6 +361,15 @@ describe('written on Windows', () => {
     expect(failure(() => parseXlConfig('g.cfg', line))).toMatch(message);
   });
 
+  test('a path in a code page of Windows is said to be one; elsewhere it does no harm', () => {
+    const text = (line: string): string => decodeConfig(Buffer.from(line, 'latin1'));
+    for (const line of ['kernel = "C:/Gäste/vmlinuz"', 'disk = [ "C:/Gäste/a.img,raw,xvda,w" ]'])
+      expect(failure(() => parseXlConfig('g.cfg', text(line)))).toMatch(
+        /^g\.cfg:1: characters in the path of (the kernel|a disk) that are not in UTF-8: found "C:\/G.ste.*, wanted a file in UTF-8/,
+      );
+    expect(parseXlConfig('g.cfg', text('kernel = "v" # für alle')).config.kernel).toBe('v');
+  });
+
   // Windows' file systems have no such names.
   (process.platform === 'win32' ? test.skip : test)("what else is in a path is the file system's business", () => {
     expect(parseXlConfig('g.cfg', String.raw`kernel = "/a\tb"`).config.kernel).toBe('/a\tb');
