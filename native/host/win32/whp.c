@@ -17,7 +17,8 @@
  * is cancelled before it began ends at once. Memory that is mapped is not yet in the hypervisor's own tables: the first touch
  * may be an exit, and running the VP again does not help; WHvAdviseGpaRange does (Windows Server 2022; older ones do it
  * unasked). There is no RAM at addresses that no region covers, and no emulator of instructions: a page of the machine's
- * own is mapped where the guest touches such an address, up to MAX_SINKS of them.
+ * own is mapped where the guest touches such an address, at up to MAX_SINKS of them; that it has to be found as well is
+ * another exit. Mapping a page again takes away what the hypervisor has found: it is done once.
  * Everything in an exit context comes from the hypervisor, but the guest chooses ports, GPAs and register values.
  */
 #include "../machine.h"
@@ -87,7 +88,9 @@ struct whp_machine {
     size_t mapped; /* regions */
     WHV_NOTIFICATION_PORT_HANDLE port;
     uint8_t *sink;
-    _Atomic uint32_t sinks; /* may exceed MAX_SINKS */
+    /* Of the next two. */
+    SRWLOCK sink_lock;
+    uint32_t sinks;
     uint64_t sink_gpas[MAX_SINKS];
     struct whp_vp vps[MACHINE_MAX_VPS];
 };
@@ -290,7 +293,7 @@ static bool msr_access(struct machine_vp *vp, const WHV_RUN_VP_EXIT_CONTEXT *exi
     return raise_gp(vp, exit);
 }
 
-/* RAM that the hypervisor has not found yet: all of a large page, if the region has it, else the page. */
+/* Memory that the hypervisor has not found yet: all of a large page, if it is RAM, else the page. */
 static HRESULT populate(const struct whp_machine *w, uint64_t gpa, WHV_MEMORY_ACCESS_TYPE access)
 {
     const WHV_ADVISE_GPA_RANGE_POPULATE how = {.AccessType = access};
@@ -306,32 +309,43 @@ static HRESULT populate(const struct whp_machine *w, uint64_t gpa, WHV_MEMORY_AC
     return is_absent(result) ? S_OK : result;
 }
 
-/* Memory: RAM is brought to the hypervisor's attention; elsewhere the guest gets a page that is nobody's. */
+/* Is a page that is nobody's mapped at a GPA without RAM, by now? */
+static bool have_sink(struct whp_machine *w, uint64_t gpa)
+{
+    const WHV_MAP_GPA_RANGE_FLAGS flags = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite;
+    bool there = false;
+    AcquireSRWLockExclusive(&w->sink_lock);
+    for (uint32_t i = 0; i < w->sinks && !there; i++)
+        there = w->sink_gpas[i] == gpa;
+    if (!there && w->sink && w->sinks < MAX_SINKS &&
+        SUCCEEDED(whp.WHvMapGpaRange(w->partition, w->sink, gpa, MACHINE_PAGE, flags))) {
+        w->sink_gpas[w->sinks++] = gpa;
+        there = true;
+    }
+    ReleaseSRWLockExclusive(&w->sink_lock);
+    return there;
+}
+
+/* Memory is brought to the hypervisor's attention; where there is no RAM the guest gets a page that is nobody's. */
 static bool memory_access(struct machine_vp *machine_vp, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct machine *m = machine_vp->machine;
     struct whp_machine *w = whp_machine(m);
     struct whp_vp *vp = whp_vp(machine_vp);
     const uint64_t gpa = exit->MemoryAccess.Gpa & ~(uint64_t)(MACHINE_PAGE - 1);
+    const WHV_MEMORY_ACCESS_TYPE access = (WHV_MEMORY_ACCESS_TYPE)exit->MemoryAccess.AccessInfo.AccessType;
     HRESULT result = S_OK;
     if (vp->retried_gpa != gpa)
         vp->retries = 0;
     vp->retried_gpa = gpa;
     vp->retries++;
-    if (machine_ram(m, gpa, MACHINE_PAGE)) {
-        result = populate(w, gpa, (WHV_MEMORY_ACCESS_TYPE)exit->MemoryAccess.AccessInfo.AccessType);
+    /* Nobody's page is no code. */
+    if (machine_ram(m, gpa, MACHINE_PAGE) || (access != WHvMemoryAccessExecute && have_sink(w, gpa))) {
+        result = populate(w, gpa, access);
         if (SUCCEEDED(result) && vp->retries <= MAX_RETRIES)
             return true;
         if (SUCCEEDED(result))
             result = E_FAIL;
-    } else if (vp->retries <= 2 && w->sink) {
-        const WHV_MAP_GPA_RANGE_FLAGS flags = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite;
-        const uint32_t i = atomic_load(&w->sinks) < MAX_SINKS ? atomic_fetch_add(&w->sinks, 1) : MAX_SINKS;
-        /* Another VP may have been here first: then it fails, and is there. */
-        if (i < MAX_SINKS && SUCCEEDED(whp.WHvMapGpaRange(w->partition, w->sink, gpa, MACHINE_PAGE, flags)))
-            w->sink_gpas[i] = gpa;
-        if (i < MAX_SINKS)
-            return true;
     }
     machine_end(m,
                 end_of(machine_vp, exit, END_NO_MEMORY, FAILED(result) ? (uint32_t)result : 0, exit->MemoryAccess.Gpa));
@@ -498,9 +512,9 @@ static void close_machine(struct machine *m)
     for (size_t i = 0; i < w->mapped; i++)
         whp.WHvUnmapGpaRange(w->partition, m->regions[i].gpa, m->regions[i].size);
     w->mapped = 0;
-    for (uint32_t i = 0; i < MAX_SINKS && i < atomic_load(&w->sinks); i++)
-        if (w->sink_gpas[i] != 0)
-            whp.WHvUnmapGpaRange(w->partition, w->sink_gpas[i], MACHINE_PAGE);
+    for (uint32_t i = 0; i < w->sinks; i++)
+        whp.WHvUnmapGpaRange(w->partition, w->sink_gpas[i], MACHINE_PAGE);
+    w->sinks = 0;
     if (w->sink)
         VirtualFree(w->sink, 0, MEM_RELEASE);
     w->sink = NULL;

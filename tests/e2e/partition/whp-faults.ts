@@ -40,6 +40,8 @@ interface Started {
   readonly message?: string;
   /** Why it ended, once it had started. */
   readonly end?: string;
+  /** What the guest has read where there is no RAM. */
+  readonly read?: number;
   readonly exits: number;
 }
 
@@ -76,10 +78,14 @@ export function whpFaults(hyperv: boolean): void {
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   let runs = 0;
 
-  function start(fail?: string, ms = 50): { result: Started; log: Call[]; status: number | null; stderr: string } {
+  function start(
+    fail?: string,
+    ms = 50,
+    ...more: string[]
+  ): { result: Started; log: Call[]; status: number | null; stderr: string } {
     const log = path.join(folder, `log-${runs++}.txt`);
     const env = { ...process.env, WHP_STAND_IN_LOG: log, ...(fail === undefined ? {} : { WHP_STAND_IN_FAIL: fail }) };
-    const args = [PROGRAM, hyperv ? 'hyperv' : 'plain', String(ms)];
+    const args = [PROGRAM, hyperv ? 'hyperv' : 'plain', String(ms), ...more];
     const { status, stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: 'utf8', timeout: 60_000 });
     if (!stdout.startsWith('{')) throw new Error(`${fail}: status ${status}: ${stderr}`);
     return { result: JSON.parse(stdout) as Started, log: calls(log), status, stderr };
@@ -125,6 +131,14 @@ export function whpFaults(hyperv: boolean): void {
     expect(result.end).toMatch(
       /^the hypervisor cannot get the memory at guest-physical address 0x6000 for virtual processor \d: .*E_OUTOFMEMORY/,
     );
+    expect(left(log)).toEqual({ partitions: 0, ranges: 0 });
+  });
+
+  test('where there is no RAM the guest gets a page of its own, once, which the hypervisor is asked to find', () => {
+    const { result, log } = start(undefined, 1000, 'hole');
+    expect(result).toEqual({ started: true, exits: 1, end: 'the partition was stopped', read: 0xffff_ffff });
+    const mapped = log.filter(({ name, args }) => name === 'WHvMapGpaRange' && args[2] === 'd0000000');
+    expect(mapped.map(({ ok }) => ok)).toEqual([true]);
     expect(left(log)).toEqual({ partitions: 0, ranges: 0 });
   });
 

@@ -129,8 +129,11 @@ EXPORT(WHvSetVirtualProcessorInterruptControllerState2,
 EXPORT(WHvAdviseGpaRange,
        (WHV_PARTITION_HANDLE Partition, const WHV_MEMORY_RANGE_ENTRY *GpaRanges, UINT32 GpaRangesCount,
         WHV_ADVISE_GPA_RANGE_CODE Advice, const void *AdviceBuffer, UINT32 AdviceBufferSizeInBytes),
-       (Partition, GpaRanges, GpaRangesCount, Advice, AdviceBuffer, AdviceBufferSizeInBytes), "%p %p %llx %llx %p %llx",
-       ((const void *)Partition, (const void *)GpaRanges, (UINT64)GpaRangesCount, (UINT64)Advice,
+       (Partition, GpaRanges, GpaRangesCount, Advice, AdviceBuffer, AdviceBufferSizeInBytes),
+       /* The first range in place of where it is. */
+       "%p %llx+%llx %llx %llx %p %llx",
+       ((const void *)Partition, GpaRangesCount &&GpaRanges ? GpaRanges->GuestAddress : 0,
+        GpaRangesCount &&GpaRanges ? GpaRanges->SizeInBytes : 0, (UINT64)GpaRangesCount, (UINT64)Advice,
         (const void *)AdviceBuffer, (UINT64)AdviceBufferSizeInBytes))
 EXPORT(WHvReadGpaRange,
        (WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,

@@ -4,6 +4,10 @@
  *
  * Mapping replaces what was mapped there, and unmapping may take a part of a range: slots are cut accordingly. Memory
  * without write access becomes a read-only slot; KVM knows no memory without execute access.
+ *
+ * With GpaAccessFaultExit a VP that touches mapped memory leaves to the monitor until that has asked for it
+ * (WHvAdviseGpaRange). Here this goes for ranges of one page, which KVM gets only then: pieces of larger ones would need too
+ * many slots.
  */
 #include "stand-in.h"
 
@@ -36,7 +40,7 @@ static HRESULT add_slot(struct partition *partition, struct slot slot)
         if (partition->slots[i].size)
             continue;
         partition->slots[i] = slot;
-        HRESULT result = give_slot(partition, i);
+        HRESULT result = slot.untouched ? S_OK : give_slot(partition, i);
         if (FAILED(result))
             partition->slots[i].size = 0;
         return result;
@@ -53,12 +57,13 @@ static HRESULT cut(struct partition *partition, uint64_t gpa, uint64_t size)
             continue;
         /* KVM cannot move an end of a slot: it goes, and what remains of it comes back. */
         partition->slots[i].size = 0;
-        HRESULT result = give_slot(partition, i);
+        HRESULT result = old.untouched ? S_OK : give_slot(partition, i);
         if (SUCCEEDED(result) && old.gpa < gpa)
-            result = add_slot(partition, (struct slot){old.gpa, gpa - old.gpa, old.address, old.flags});
+            result = add_slot(partition, (struct slot){old.gpa, gpa - old.gpa, old.address, old.flags, false});
         uint64_t end = gpa + size, old_end = old.gpa + old.size;
         if (SUCCEEDED(result) && end < old_end)
-            result = add_slot(partition, (struct slot){end, old_end - end, old.address + (end - old.gpa), old.flags});
+            result =
+                add_slot(partition, (struct slot){end, old_end - end, old.address + (end - old.gpa), old.flags, false});
         if (FAILED(result))
             return result;
     }
@@ -133,10 +138,11 @@ HRESULT do_WHvMapGpaRange(WHV_PARTITION_HANDLE handle, void *source, WHV_GUEST_P
     HRESULT result = partition_acquire_set_up(handle, &partition);
     if (FAILED(result))
         return result;
+    const bool untouched = size == PAGE_BYTES && partition->properties.extended_exits.GpaAccessFaultExit;
     EnterCriticalSection(&partition->memory_lock);
     result = cut(partition, gpa, size);
     if (SUCCEEDED(result))
-        result = add_slot(partition, (struct slot){gpa, size, source, (uint32_t)flags});
+        result = add_slot(partition, (struct slot){gpa, size, source, (uint32_t)flags, untouched});
     LeaveCriticalSection(&partition->memory_lock);
     partition_release(partition);
     return result;
@@ -204,6 +210,20 @@ HRESULT do_WHvQueryGpaRangeDirtyBitmap(WHV_PARTITION_HANDLE handle, WHV_GUEST_PH
     return result;
 }
 
+/* Gives KVM what it has not got yet. */
+static HRESULT touch(struct partition *partition, uint64_t gpa, uint64_t size)
+{
+    HRESULT result = S_OK;
+    for (size_t i = 0; i < MAX_SLOTS && SUCCEEDED(result); i++) {
+        struct slot *slot = &partition->slots[i];
+        if (!slot->size || !slot->untouched || slot->gpa >= gpa + size || gpa >= slot->gpa + slot->size)
+            continue;
+        result = give_slot(partition, i);
+        slot->untouched = FAILED(result);
+    }
+    return result;
+}
+
 HRESULT do_WHvAdviseGpaRange(WHV_PARTITION_HANDLE handle, const WHV_MEMORY_RANGE_ENTRY *ranges, UINT32 count,
                              WHV_ADVISE_GPA_RANGE_CODE advice, const void *buffer, UINT32 size)
 {
@@ -226,6 +246,7 @@ HRESULT do_WHvAdviseGpaRange(WHV_PARTITION_HANDLE handle, const WHV_MEMORY_RANGE
             for (UINT64 at = 0; at < ranges[i].SizeInBytes; at += PAGE_BYTES)
                 (void)*(volatile uint8_t *)memory_at(partition, ranges[i].GuestAddress + at, 1, NULL);
             partition->populated[partition->populated_count++ % MAX_POPULATED] = ranges[i];
+            result = touch(partition, ranges[i].GuestAddress, ranges[i].SizeInBytes);
         }
     }
     LeaveCriticalSection(&partition->memory_lock);

@@ -49,6 +49,7 @@ struct slot {
     uint64_t gpa, size;
     uint8_t *address;
     uint32_t flags; /* WHV_MAP_GPA_RANGE_FLAGS */
+    bool untouched; /* not given to KVM yet */
 };
 
 /* What GetVirtualProcessorCounters tells of the exits to the monitor. */

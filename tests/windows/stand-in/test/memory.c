@@ -167,9 +167,39 @@ static void first_touch(void)
     guest_close(&g);
 }
 
+static void first_touch_of_page(void)
+{
+    struct guest g;
+    WHV_MEMORY_RANGE_ENTRY range = {CODE_GPA, 4096}, page = {UNMAPPED_GPA, 4096};
+    WHV_ADVISE_GPA_RANGE_POPULATE populate = {.AccessType = WHvMemoryAccessWrite};
+    guest_open(&g, (struct guest_options){.access_faults = true});
+    GUEST_CODE(&g, 0xbb, 0x00, 0x00, 0x00, 0xc0, /* mov $UNMAPPED_GPA, %ebx */
+               0x8b, 0x03,                       /* mov (%rbx), %eax */
+               0xe6, 0x01);                      /* out %al, $1 */
+    WHvAdviseGpaRange(g.partition, &range, 1, WHvAdviseGpaRangeCodePopulate, &populate, sizeof populate);
+    equals(guest_run(&g), WHvRunVpExitReasonMemoryAccess, "a read from where nothing is");
+    equals(g.exit.MemoryAccess.AccessInfo.GpaUnmapped, 1, "nothing is mapped");
+    memcpy(g.ram + 0x100000, "page", 4);
+    for (int i = 0; i < 2; i++) {
+        returns(WHvMapGpaRange(g.partition, g.ram + 0x100000, UNMAPPED_GPA, 4096,
+                               WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite),
+                S_OK, "a page for it");
+        equals(guest_run(&g), WHvRunVpExitReasonMemoryAccess, "GpaAccessFaultExit: mapping it is not enough");
+        equals(g.exit.MemoryAccess.Gpa, UNMAPPED_GPA, "its address");
+        equals(g.exit.MemoryAccess.AccessInfo.GpaUnmapped, 0, "something is mapped");
+    }
+    returns(WHvAdviseGpaRange(g.partition, &page, 1, WHvAdviseGpaRangeCodePopulate, &populate, sizeof populate), S_OK,
+            "populate");
+    equals(guest_run(&g), WHvRunVpExitReasonX64IoPortAccess, "it goes on when the page has been asked for");
+    equals(g.exit.IoPortAccess.Rax & 0xffffffff, 0x65676170, "and has read it");
+    returns(WHvUnmapGpaRange(g.partition, UNMAPPED_GPA, 4096), S_OK, "unmapped");
+    guest_close(&g);
+}
+
 void test_memory(void)
 {
     first_touch();
+    first_touch_of_page();
     ranges();
     translation();
     access();
