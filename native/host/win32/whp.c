@@ -27,14 +27,16 @@
 #include <windows.h>
 
 #include <WinHvPlatform.h>
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Pages without RAM that a guest may touch. */
 #define MAX_SINKS 256
 /* Exits in a row for memory at one address: a page that the hypervisor has been told to find is there after one. */
 #define MAX_RETRIES 1000
-/* What the hypervisor is asked to find at once. */
+/* What the hypervisor is asked to find at once, at a first touch. */
 #define LARGE_PAGE ((uint64_t)2 << 20)
 
 #define HVCALL_SIGNAL_EVENT 0x5d
@@ -87,6 +89,9 @@ struct whp_machine {
     uint32_t connection, vector;
     size_t mapped; /* regions */
     WHV_NOTIFICATION_PORT_HANDLE port;
+    /* Large pages of RAM that were asked for, region after region. */
+    atomic_bool *large_pages;
+    size_t first_large_page[MACHINE_MAX_REGIONS];
     uint8_t *sink;
     /* Of the next two. */
     SRWLOCK sink_lock;
@@ -293,17 +298,34 @@ static bool msr_access(struct machine_vp *vp, const WHV_RUN_VP_EXIT_CONTEXT *exi
     return raise_gp(vp, exit);
 }
 
-/* Memory that the hypervisor has not found yet: all of a large page, if it is RAM, else the page. */
-static HRESULT populate(const struct whp_machine *w, uint64_t gpa, WHV_MEMORY_ACCESS_TYPE access)
+/* The mark of the large page around a GPA in RAM; NULL unless it is RAM as a whole. */
+static atomic_bool *large_page_mark(struct whp_machine *w, uint64_t gpa)
 {
-    const WHV_ADVISE_GPA_RANGE_POPULATE how = {.AccessType = access};
+    const uint64_t start = gpa & ~(LARGE_PAGE - 1);
+    for (size_t i = 0; i < w->machine.region_count; i++) {
+        const struct machine_region *r = &w->machine.regions[i];
+        if (start >= r->gpa && start - r->gpa < r->size && r->size - (start - r->gpa) >= LARGE_PAGE)
+            return &w->large_pages[w->first_large_page[i] + (start / LARGE_PAGE - r->gpa / LARGE_PAGE)];
+    }
+    return NULL;
+}
+
+/*
+ * Memory that the hypervisor has not found: at the first touch all of a large page, if it is RAM, as for writing; after
+ * that the page alone. What Windows has taken away since (the guest gave it back, or memory is short) would else come
+ * back with each neighbour that is touched.
+ */
+static HRESULT populate(struct whp_machine *w, uint64_t gpa, WHV_MEMORY_ACCESS_TYPE access)
+{
+    const WHV_ADVISE_GPA_RANGE_POPULATE how = {.AccessType = access}, writing = {.AccessType = WHvMemoryAccessWrite};
     const WHV_MEMORY_RANGE_ENTRY page = {gpa, MACHINE_PAGE}, large = {gpa & ~(LARGE_PAGE - 1), LARGE_PAGE};
     const WHV_ADVISE_GPA_RANGE_CODE code = WHvAdviseGpaRangeCodePopulate;
     HRESULT result = E_FAIL;
     if (!whp.WHvAdviseGpaRange)
         return S_OK; /* WHvRunVirtualProcessor sees to it */
-    if (machine_ram(&w->machine, large.GuestAddress, LARGE_PAGE))
-        result = whp.WHvAdviseGpaRange(w->partition, &large, 1, code, &how, sizeof how);
+    atomic_bool *mark = large_page_mark(w, gpa);
+    if (mark && !atomic_exchange(mark, true))
+        result = whp.WHvAdviseGpaRange(w->partition, &large, 1, code, &writing, sizeof writing);
     if (FAILED(result))
         result = whp.WHvAdviseGpaRange(w->partition, &page, 1, code, &how, sizeof how);
     return is_absent(result) ? S_OK : result;
@@ -412,6 +434,7 @@ static void run_vp(struct machine_vp *vp)
 static bool map_memory(napi_env env, struct whp_machine *w)
 {
     const WHV_MAP_GPA_RANGE_FLAGS flags = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute;
+    size_t large_pages = 0;
     for (size_t i = 0; i < w->machine.region_count; i++) {
         const struct machine_region *r = &w->machine.regions[i];
         HRESULT result = whp.WHvMapGpaRange(w->partition, r->address, r->gpa, r->size, flags);
@@ -420,6 +443,13 @@ static bool map_memory(napi_env env, struct whp_machine *w)
             return false;
         }
         w->mapped = i + 1;
+        w->first_large_page[i] = large_pages;
+        large_pages += r->size / LARGE_PAGE + 2;
+    }
+    w->large_pages = calloc(large_pages, sizeof *w->large_pages);
+    if (!w->large_pages) {
+        host_throw_errno(env, "allocating a machine", ENOMEM);
+        return false;
     }
     w->sink = VirtualAlloc(NULL, MACHINE_PAGE, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
     if (w->sink)
@@ -518,6 +548,8 @@ static void close_machine(struct machine *m)
     if (w->sink)
         VirtualFree(w->sink, 0, MEM_RELEASE);
     w->sink = NULL;
+    free(w->large_pages);
+    w->large_pages = NULL;
     if (m->doorbell != OS_NO_SIGNAL)
         os_close_signal(m->doorbell);
     m->doorbell = OS_NO_SIGNAL;
