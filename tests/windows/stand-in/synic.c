@@ -299,6 +299,7 @@ HRESULT do_WHvCreateTrigger(WHV_PARTITION_HANDLE handle, const WHV_TRIGGER_PARAM
     if (FAILED(result))
         return result;
     struct signal *signal = NULL;
+    HANDLE callers = NULL;
     if (!is_trigger(partition, parameters))
         result = E_INVALIDARG;
     else if (!(signal = calloc(1, sizeof *signal)))
@@ -307,14 +308,21 @@ HRESULT do_WHvCreateTrigger(WHV_PARTITION_HANDLE handle, const WHV_TRIGGER_PARAM
         *signal = (struct signal){.kind = SIGNAL_TRIGGER, .partition = partition, .trigger = *parameters};
         signal->event = CreateEventW(NULL, FALSE, FALSE, NULL);
         signal->stop = CreateEventW(NULL, TRUE, FALSE, NULL);
-        result = signal->event && signal->stop ? start(signal, trigger_thread) : E_OUTOFMEMORY;
-        if (FAILED(result))
+        /* The caller closes its own handle, which outlives the trigger. */
+        result = signal->event && signal->stop &&
+                         DuplicateHandle(GetCurrentProcess(), signal->event, GetCurrentProcess(), &callers, 0, FALSE,
+                                         DUPLICATE_SAME_ACCESS)
+                     ? start(signal, trigger_thread)
+                     : E_OUTOFMEMORY;
+        if (FAILED(result)) {
+            if (callers)
+                CloseHandle(callers);
             close_signal(signal);
+        }
     }
     if (SUCCEEDED(result)) {
         *trigger = signal;
-        /* Ours to close, in DeleteTrigger: the caller sets it. */
-        *event = signal->event;
+        *event = callers;
     }
     partition_release(partition);
     return result;

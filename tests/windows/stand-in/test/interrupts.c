@@ -104,6 +104,7 @@ static void triggers(void)
     returns(WHvUpdateTriggerParameters(g.partition, &parameters, trigger), S_OK, "WHvUpdateTriggerParameters");
     wakes(&g, 0, (struct later){.event = event}, "SetEvent with the other vector");
     returns(WHvDeleteTrigger(g.partition, trigger), S_OK, "WHvDeleteTrigger");
+    ok(SetEvent(event) && CloseHandle(event), "the event is still the caller's, to close");
     returns(WHvDeleteTrigger(g.partition, trigger), E_INVALIDARG, "again");
     returns(WHvUpdateTriggerParameters(g.partition, &parameters, trigger), E_INVALIDARG, "of what is none");
     parameters.TriggerType = (WHV_TRIGGER_TYPE)9;
@@ -111,6 +112,7 @@ static void triggers(void)
     parameters.TriggerType = WHvTriggerTypeInterrupt;
     returns(WHvCreateTrigger(g.partition, &parameters, &trigger, &event), S_OK, "one that goes with the partition");
     guest_close(&g);
+    ok(SetEvent(event) && CloseHandle(event), "but for its event");
 }
 
 static void pending_interruption(void)

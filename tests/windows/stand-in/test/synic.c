@@ -176,6 +176,7 @@ static void events(void)
         *word = 0;
     }
     returns(WHvDeleteTrigger(g.partition, trigger), S_OK, "WHvDeleteTrigger");
+    ok(SetEvent(handle) && CloseHandle(handle), "the event is still the caller's, to close");
     guest_close(&g);
 }
 
