@@ -45,6 +45,9 @@
 #define HV_X64_MSR_CRASH_CTL 0x40000105
 #define VECTOR_GP 13
 
+/* The platform takes register values with instructions that want them so. */
+_Static_assert(_Alignof(WHV_REGISTER_VALUE) == 16, "register values lie at multiples of 16");
+
 /* Slots of the exit counters: reasons from 0, those from 0x1000, and cancellation. Named in shim/partition/whp/end.ts. */
 enum {
     EXIT_SLOT_0x1000 = 16,

@@ -3,7 +3,9 @@
  * WHV_REGISTER_NAME, WHV_REGISTER_VALUE.
  *
  * Quirks: every VP but the first would wait for a start-up IPI; InternalActivityState 0 makes all of them run. A
- * segment's attributes are the descriptor's bits 40 to 55 with the limit's bits cut out.
+ * segment's attributes are the descriptor's bits 40 to 55 with the limit's bits cut out. The values must lie at a multiple of
+ * 16 (WinHvPlatform.dll crashes otherwise), as memory of Buffer.alloc() does; that of Buffer.allocUnsafe() and
+ * Buffer.from() may not.
  */
 import {
   WHV_REGISTER_NAME as R,

@@ -110,6 +110,8 @@ export class FakeApi implements WhpApi {
     if (!found.vps.has(vp)) throw new WhpCallError('WHvSetVirtualProcessorRegisters', WHV_E.WHV_E_VP_DOES_NOT_EXIST);
     const list = Array.from({ length: names.length / 4 }, (_, i) => names.readUInt32LE(4 * i));
     if (values.length !== 16 * list.length) throw new RangeError('names and values do not match');
+    // Memory of its own begins at a multiple of 16, which the platform wants; a part of Node's pool may not.
+    if (values.byteOffset !== 0) throw new RangeError('the values are a part of something');
     found.vps.set(vp, { names: list, values: Buffer.from(values) });
   }
 

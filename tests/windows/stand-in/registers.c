@@ -7,6 +7,8 @@
  *
  * A name that is not known is E_INVALIDARG, and then nothing has been set. A value that the hypervisor refuses is
  * its own status; registers before it in the list have been set.
+ *
+ * Values have to lie at multiples of 16, as in WHP, whose functions run into an exception otherwise; here it is E_POINTER.
  */
 #include "stand-in.h"
 
@@ -513,7 +515,7 @@ HRESULT do_WHvGetVirtualProcessorRegisters(WHV_PARTITION_HANDLE handle, UINT32 i
                                            UINT32 count, WHV_REGISTER_VALUE *values)
 {
     struct vp *vp;
-    if (count && (!names || !values))
+    if (count && (!names || !values || (uintptr_t)values % _Alignof(WHV_REGISTER_VALUE)))
         return E_POINTER;
     HRESULT result = vp_enter(handle, index, &vp);
     if (FAILED(result))
@@ -528,7 +530,7 @@ HRESULT do_WHvSetVirtualProcessorRegisters(WHV_PARTITION_HANDLE handle, UINT32 i
                                            UINT32 count, const WHV_REGISTER_VALUE *values)
 {
     struct vp *vp;
-    if (count && (!names || !values))
+    if (count && (!names || !values || (uintptr_t)values % _Alignof(WHV_REGISTER_VALUE)))
         return E_POINTER;
     HRESULT result = vp_enter(handle, index, &vp);
     if (FAILED(result))

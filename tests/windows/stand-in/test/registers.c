@@ -52,6 +52,19 @@ static void numbers(void)
     guest_close(&g);
 }
 
+static void alignment(void)
+{
+    struct guest g;
+    _Alignas(16) uint8_t bytes[32] = {0};
+    WHV_REGISTER_VALUE *odd = (WHV_REGISTER_VALUE *)(void *)(bytes + 8);
+    WHV_REGISTER_NAME name = WHvX64RegisterRax;
+    guest_open(&g, (struct guest_options){0});
+    returns(WHvSetVirtualProcessorRegisters(g.partition, 0, &name, 1, odd), E_POINTER,
+            "values that are not at a multiple of 16");
+    returns(WHvGetVirtualProcessorRegisters(g.partition, 0, &name, 1, odd), E_POINTER, "and to read");
+    guest_close(&g);
+}
+
 static void wide(void)
 {
     struct guest g;
@@ -104,6 +117,7 @@ static void mistakes(void)
 
 void test_registers(void)
 {
+    alignment();
     numbers();
     wide();
     mistakes();
