@@ -10,6 +10,7 @@ import {
   WHV_PARTITION_PROPERTY_CODE as P,
   WHV_SYNTHETIC_PROCESSOR_FEATURES as S,
   WHV_CAPABILITY_FEATURES,
+  WHV_E,
   WHV_MSR_ACTION,
   WHV_X64_LOCAL_APIC_EMULATION_MODE,
   WHV_X64_MSR_EXIT_BITMAP,
@@ -99,14 +100,12 @@ export interface WhpSetUp {
   readonly cpuidResults: Buffer;
 }
 
-/** A property that older Windows may not know; true if it took it. */
-function tryProperty(api: WhpApi, partition: number, code: number, value: Buffer, about: string): boolean {
+/** A property that older Windows may not know; `must`: any other failure is one. */
+function tryProperty(api: WhpApi, partition: number, code: number, value: Buffer, about: string, must: boolean): void {
   try {
     api.setPartitionProperty(partition, code, value, about);
-    return true;
   } catch (error) {
-    if (error instanceof WhpCallError) return false;
-    throw error;
+    if (!(error instanceof WhpCallError) || (must && error.hresult !== WHV_E.WHV_E_UNKNOWN_PROPERTY)) throw error;
   }
 }
 
@@ -147,8 +146,11 @@ function setProperties(api: WhpApi, partition: number, setUp: WhpSetUp): void {
     P.WHvPartitionPropertyCodeUnimplementedMsrAction,
     u32(WHV_MSR_ACTION.WHvMsrActionArchitectureDefault),
     'property UnimplementedMsrAction',
+    false,
   );
-  if (results.length > 0) set('CpuidResultList2', P.WHvPartitionPropertyCodeCpuidResultList2, results);
+  // Which Windows was the first to know it is not documented; without it CPUID answers as where it cannot be asked.
+  if (results.length > 0)
+    tryProperty(api, partition, P.WHvPartitionPropertyCodeCpuidResultList2, results, 'property CpuidResultList2', true);
 }
 
 /** Makes and sets up a partition with its VPs; `registers` for each VP, undefined leaves them. Deletes it if that fails. */

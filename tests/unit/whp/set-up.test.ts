@@ -156,6 +156,20 @@ describe('making a partition', () => {
     expect(exits(['WHvAdviseGpaRange']) & WHV_EXTENDED_VM_EXITS.WHV_EXIT_GpaAccessFaultExit).toBe(0n);
   });
 
+  test('a Windows that does not know CpuidResultList2 keeps its own answers; any other refusal is one', () => {
+    const api = new FakeApi();
+    api.cpuid = CPUID;
+    api.unknownProperties = [P.WHvPartitionPropertyCodeCpuidResultList2];
+    const partition = api.partitions.get(make(api));
+    expect(partition?.setUp).toBe(true);
+    expect(partition?.properties.has(P.WHvPartitionPropertyCodeCpuidResultList2)).toBe(false);
+    const failing = new FakeApi();
+    failing.cpuid = CPUID;
+    failing.failAt = { index: api.calls.lastIndexOf('WHvSetPartitionProperty'), hresult: WIN32_E.E_INVALIDARG };
+    expect(() => make(failing)).toThrow(/property CpuidResultList2\) answers .*E_INVALIDARG/);
+    expect(failing.partitions.size).toBe(0);
+  });
+
   test('a Windows that cannot say what CPUID answers keeps its own answers', () => {
     const api = new FakeApi();
     api.cpuid = CPUID;
