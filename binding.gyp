@@ -31,7 +31,7 @@
               "native/host/win32/files.c"
             ],
             "include_dirs": ["native/third-party/whp"],
-            "libraries": ["-lsynchronization"],
+            "libraries": ["-lsynchronization", "-lwinmm"],
             "cflags": ["-std=c11", "-D_WIN32_WINNT=0x0A00", "-D__USE_MINGW_ANSI_STDIO=1", "-Wall", "-Wextra", "-Werror"]
           }
         ]

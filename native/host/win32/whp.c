@@ -31,6 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <timeapi.h>
 
 /* Pages without RAM that a guest may touch. */
 #define MAX_SINKS 256
@@ -90,6 +91,7 @@ struct whp_machine {
     struct machine machine;
     WHV_PARTITION_HANDLE partition;
     uint32_t connection, vector;
+    bool precise;  /* this process's waits, because of us */
     size_t mapped; /* regions */
     WHV_NOTIFICATION_PORT_HANDLE port;
     /* Large pages of RAM that were asked for, region after region. */
@@ -525,6 +527,8 @@ static bool open_machine(napi_env env, struct machine *m, napi_value description
     w->partition = (WHV_PARTITION_HANDLE)(uintptr_t)partition;
     w->connection = (uint32_t)connection;
     w->vector = (uint32_t)vector;
+    /* Else all that waits, Node.js's timers as well, waits for the next of 64 ticks a second. */
+    w->precise = timeBeginPeriod(1) == TIMERR_NOERROR;
     return load_whp(env) && map_memory(env, w) && make_doorbell(env, w) && make_kicks(env, w);
 }
 
@@ -548,6 +552,9 @@ static void close_machine(struct machine *m)
     for (uint32_t i = 0; i < w->sinks; i++)
         whp.WHvUnmapGpaRange(w->partition, w->sink_gpas[i], MACHINE_PAGE);
     w->sinks = 0;
+    if (w->precise)
+        timeEndPeriod(1);
+    w->precise = false;
     if (w->sink)
         VirtualFree(w->sink, 0, MEM_RELEASE);
     w->sink = NULL;

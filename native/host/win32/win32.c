@@ -74,11 +74,17 @@ void os_read_clocks(struct os_clocks *clocks)
     clocks->realtime = (((uint64_t)now.dwHighDateTime << 32 | now.dwLowDateTime) - UNIX_EPOCH) * 100;
 }
 
+/* Not GetTickCount64, which goes on by 16 at a time. */
 uint64_t os_milliseconds(void)
 {
-    return GetTickCount64();
+    LARGE_INTEGER frequency, counter;
+    QueryPerformanceFrequency(&frequency);
+    QueryPerformanceCounter(&counter);
+    const uint64_t ticks = (uint64_t)counter.QuadPart, hz = (uint64_t)frequency.QuadPart;
+    return ticks / hz * 1000 + ticks % hz * 1000 / hz;
 }
 
+/* Sleeps for up to 16 ms unless somebody wants it to be precise, as machines do while they live. */
 void os_sleep_ms(unsigned milliseconds)
 {
     Sleep(milliseconds);
