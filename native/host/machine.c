@@ -371,16 +371,17 @@ napi_value machine_create(napi_env env, napi_callback_info info, const struct ma
     if (m->control == OS_NO_SIGNAL)
         return host_throw(env, "the host has no more events for a machine");
     m->closed = false;
-    if (!engine->open(env, m, arguments[0])) {
-        close_machine(m);
-        return NULL;
-    }
     HOST_CHECK(env, napi_create_reference(env, arguments[2], 1, &m->on_exit));
     HOST_CHECK(env, napi_create_string_utf8(env, engine->name, NAPI_AUTO_LENGTH, &name));
     HOST_CHECK(
         env, napi_create_threadsafe_function(env, arguments[1], NULL, name, 0, 1, NULL, NULL, m, on_call, &m->call_js));
     /* A machine that has not been started keeps no process alive. */
     HOST_CHECK(env, napi_unref_threadsafe_function(env, m->call_js));
+    /* At last: who called may put the hypervisor's part away at once if this throws, and the finalizer comes later. */
+    if (!engine->open(env, m, arguments[0])) {
+        close_machine(m);
+        return NULL;
+    }
     return handle;
 }
 

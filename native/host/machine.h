@@ -67,7 +67,7 @@ struct machine_engine {
     void (*interrupt)(struct machine_vp *vp);
     /* Kicks a VP that does not wait. On JavaScript's thread; must not block. */
     void (*kick)(struct machine_vp *vp);
-    /* Puts the engine's own away; no thread of the machine is left. Also after a failed open(). */
+    /* Puts the engine's own away; no thread of the machine is left. Also after a failed open(), or without one. */
     void (*close)(struct machine *m);
 };
 

@@ -8,6 +8,7 @@ import {
   destroyMemory,
   discardMemory,
   fill64,
+  Machine,
   readClocks,
   sendByte,
 } from '../../../shim/partition/host';
@@ -138,6 +139,24 @@ onLinux('sendByte says when nobody can take it, and never blocks', () => {
   closeFile(theirs);
   expect(sendByte(ours)).toBe(false);
   closeFile(ours);
+});
+
+onLinux('the hypervisor is not asked for anything before a machine has all that it wants of JavaScript', () => {
+  const memory = createMemory(2 ** 20, { private: true });
+  const region = { gpa: 0, buffer: memory.windows[0] as ArrayBuffer, offset: 0, size: 2 ** 20 };
+  const make = (onDoorbell: unknown) =>
+    Machine.kvm(
+      {
+        ...{ vpCount: 1, callPort: 1, bellPort: 2, useFlags: false, sint: 2, flag: 0, regions: [region] },
+        // No descriptor.
+        ...{ vmFd: 0xffff, runSize: 2 ** 16, doorbellFd: 0xffff, vps: [{ fd: 0xffff, kick: 0xffff }] },
+      },
+      onDoorbell as () => void,
+      () => undefined,
+    );
+  expect(() => make(() => undefined)).toThrow('KVM_SET_USER_MEMORY_REGION: Bad file descriptor');
+  expect(() => make('no function')).toThrow(/napi_create_threadsafe_function/);
+  destroyMemory(memory);
 });
 
 test('fill64 checks its bounds and alignment', () => {
