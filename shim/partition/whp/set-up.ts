@@ -33,6 +33,9 @@ const REQUIRED = {
   AccessHypercallRegs: S.WHV_SYNTHETIC_AccessHypercallRegs,
   AccessVpIndex: S.WHV_SYNTHETIC_AccessVpIndex,
   DirectSyntheticTimers: S.WHV_SYNTHETIC_DirectSyntheticTimers,
+  TbFlushHypercalls: S.WHV_SYNTHETIC_TbFlushHypercalls,
+  SyntheticClusterIpi: S.WHV_SYNTHETIC_SyntheticClusterIpi,
+  SignalEvents: S.WHV_SYNTHETIC_SignalEvents,
 } as const;
 
 /** What it uses where it is offered. */

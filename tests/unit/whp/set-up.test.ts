@@ -223,6 +223,17 @@ describe('what the host offers', () => {
     expect(missingSynthetic(readCapabilities(api))).toEqual([]);
     api.synthetic = ALL_SYNTHETIC & ~WHV_SYNTHETIC_PROCESSOR_FEATURES.WHV_SYNTHETIC_DirectSyntheticTimers;
     expect(missingSynthetic(readCapabilities(api))).toEqual(['DirectSyntheticTimers']);
+    // The module's hypercalls: without the feature they would be refused, and it would end at the first of them.
+    const { WHV_SYNTHETIC_SignalEvents, WHV_SYNTHETIC_TbFlushHypercalls, WHV_SYNTHETIC_SyntheticClusterIpi } =
+      WHV_SYNTHETIC_PROCESSOR_FEATURES;
+    api.synthetic =
+      ALL_SYNTHETIC &
+      ~(WHV_SYNTHETIC_SignalEvents | WHV_SYNTHETIC_TbFlushHypercalls | WHV_SYNTHETIC_SyntheticClusterIpi);
+    expect(missingSynthetic(readCapabilities(api))).toEqual([
+      'TbFlushHypercalls',
+      'SyntheticClusterIpi',
+      'SignalEvents',
+    ]);
   });
 
   test('counters: those that this Windows has written', () => {
