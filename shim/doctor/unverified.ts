@@ -37,7 +37,7 @@ export const UNVERIFIED: readonly Unverified[] = [
   {
     id: 'first-touch',
     what: 'that memory which a guest touches for the first time is an exit, and WHvAdviseGpaRange lets it go on',
-    seen: 'the stand-in, for the first instruction of each virtual processor; others report it from Windows',
+    seen: 'the stand-in, for the first instruction of each virtual processor and for single pages; others report it from Windows',
     shownBy: ['ring0'],
   },
   {
@@ -60,7 +60,7 @@ export const UNVERIFIED: readonly Unverified[] = [
   },
   {
     id: 'synthetic-msrs',
-    what: 'synthetic MSRs in a partition: reference time, VP index; whether they exit',
+    what: 'CPUID leaves 0x40000000 and following that the hypervisor answers itself; synthetic MSRs in a partition: reference time, VP index; whether they exit',
     seen: "KVM's Hyper-V emulation, under the engine kvm",
     shownBy: ['synthetic-msrs'],
   },
@@ -84,7 +84,7 @@ export const UNVERIFIED: readonly Unverified[] = [
   },
   {
     id: 'timers',
-    what: "how late Node.js's timers are; Windows' clock interrupt comes every 15.6 ms by default",
+    what: "how late Node.js's timers are; Windows' clock interrupt comes every 15.6 ms unless a process wants 1 ms, as one with a guest does",
     seen: 'nowhere',
     shownBy: ['timers'],
   },
