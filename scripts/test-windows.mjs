@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 /*
  * `npm run test:windows [-- PART...] [--node VERSION]`: the Windows build under Wine. Parts: stand-in (the tests of the
- * stand-in for WinHvPlatform.dll itself), contract (the whp engine on it), unit (the portable unit tests), package
- * (npm for Windows installs the tarball, whose commands then run), lab (the stand-in's tests once more, and Debian's kernel
- * booted by the whp engine, in the nested lab on KVM's Hyper-V); all by default.
+ * stand-in for WinHvPlatform.dll itself), contract (the whp engine on it), console (`xenlighten console` on a console of
+ * Windows), unit (the portable unit tests), package (npm for Windows installs the tarball, whose commands then run), lab
+ * (the stand-in's tests once more, and Debian's kernel booted by the whp engine, in the nested lab on KVM's Hyper-V); all
+ * by default.
  * Ends with one line of totals. Where Wine or /dev/kvm is absent it says so, and what needs it counts as skipped.
  */
 import { copyFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
@@ -23,10 +24,11 @@ import {
   wineLacks,
   winePackages,
 } from './lib/wine.mjs';
+import { consoleOnWindows } from './lib/wine-console.mjs';
 import { ensureWineInLab } from './lib/wine-lab.mjs';
 import { packageOnWindows } from './lib/wine-package.mjs';
 
-const PARTS = ['stand-in', 'contract', 'unit', 'package', 'lab'];
+const PARTS = ['stand-in', 'contract', 'console', 'unit', 'package', 'lab'];
 
 function options(args) {
   const at = args.indexOf('--node');
@@ -145,6 +147,7 @@ async function main() {
     for (const part of parts) {
       let result;
       if (part === 'package') result = await timed('the package on Windows', () => packageOnWindows(windows));
+      else if (part === 'console') result = await timed('a console of Windows', () => consoleOnWindows(windows));
       else if (part === 'lab') result = await timed('Windows in the lab', () => lab(windows));
       else if (part !== 'unit' && !kvm) result = { ...noTests, skipped: 1 };
       else if (part === 'unit') {

@@ -30,7 +30,8 @@ export function wineLacks() {
   return existsSync(WINE) ? undefined : 'Wine (package wine64)';
 }
 
-function environment(more = {}) {
+/** Of a program under Wine. */
+export function environment(more = {}) {
   return { ...process.env, WINEDEBUG: '-all', WINEPREFIX: prefix(), NODE_OPTIONS: '', ...more };
 }
 

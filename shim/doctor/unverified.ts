@@ -111,7 +111,7 @@ export const UNVERIFIED: readonly Unverified[] = [
   {
     id: 'console',
     what: 'the console: raw keys, colours and cursor movements, Ctrl-C, Ctrl-Break, closing the window, logging off',
-    seen: 'unit tests; raw mode under Linux',
+    seen: 'on the console of Wine: keys, colours, Ctrl-]; the rest by unit tests',
     shownBy: [],
     byHand:
       'run a guest in Windows Terminal and in conhost: top, vi, Ctrl-C, Ctrl-]; then Ctrl-Break, then close the window',

@@ -1,6 +1,6 @@
 /**
- * The Windows build under Wine, where that is installed: the stand-in's own tests, and the contract of engines with the
- * whp engine on it. `npm run test:windows` has the portable unit tests besides.
+ * The Windows build under Wine, where that is installed: the stand-in's own tests, the contract of engines with the whp
+ * engine on it, and a guest's console on one of Windows. `npm run test:windows` has the portable unit tests besides.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -21,16 +21,16 @@ if (absent !== undefined) {
   test.skip(`the Windows build: there is no ${absent} here`, () => undefined);
 } else {
   test(
-    'the whp engine keeps the contract under Wine, on a stand-in that passes its own tests',
+    'the whp engine keeps the contract under Wine, on a stand-in that passes its own tests; its console is one',
     () => {
-      const args = ['scripts/test-windows.mjs', 'stand-in', 'contract'];
+      const args = ['scripts/test-windows.mjs', 'stand-in', 'contract', 'console'];
       const { status, stdout, stderr } = spawnSync(process.execPath, args, {
         cwd: packageRoot(),
         encoding: 'utf8',
         timeout: SECONDS * 1000,
         maxBuffer: 1 << 26,
       });
-      process.stderr.write(stderr.replaceAll(/^(?!xenlighten: (stand-in|contract)|whp ).*\n/gm, ''));
+      process.stderr.write(stderr.replaceAll(/^(?!xenlighten: (stand-in|contract|console)|whp ).*\n/gm, ''));
       if (status !== 0) throw new Error(`test:windows ended with ${status}: ${stderr.slice(-6000)}`);
       const totals = /^(\d+) passed, 0 failed(?:, \d+ skipped)?\n$/.exec(stdout);
       // The stand-in has some hundred tests, the contract some fifty.
