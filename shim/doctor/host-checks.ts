@@ -117,7 +117,8 @@ const control: Check = {
     try {
       await host.tryControlDirectory(directory);
       await host.tryFolder(directory);
-      return ok(`${directory} is yours alone and can be written`);
+      // Of Windows nobody has looked at who may enter: that is a check of its own.
+      return ok(`${directory} ${host.platform === 'win32' ? '' : 'is yours alone and '}can be written`);
     } catch (error) {
       return problem(
         `${directory} cannot be used: ${inWords(error)}`,

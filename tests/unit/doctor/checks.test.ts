@@ -180,6 +180,9 @@ describe('folders', () => {
     const found = await result('control-directory', full);
     expect(found).toMatchObject({ status: 'problem' });
     expect(found.advice).toEqual(['set LOCALAPPDATA to a folder of your own that can be written']);
+    expect((await result('control-directory', linuxHost())).found).toMatch(/ is yours alone and can be written$/);
+    // Whether it is, another check asks there.
+    expect((await result('control-directory', windowsHost())).found).toMatch(/\\control can be written$/);
   });
 });
 
