@@ -7,6 +7,7 @@ import { parseArguments } from '../../../shim/cli/arguments';
 import { declaration, formatInfo, parseSize, run } from '../../../shim/cli/image';
 import { Progress } from '../../../shim/cli/progress';
 import { checkImage, convertImage, createImage, imageInfo, type NewImage } from '../../../shim/image/manage';
+import { renameFile, strangeName } from '../../../shim/image/new-file';
 import { openDisk } from '../../../shim/image/open';
 
 let folder: string;
@@ -184,4 +185,36 @@ test('progress: nothing for what is quick; a line that changes on a terminal, li
   terminal.end();
   expect(text()).toMatch(/^\rcopying: 25 % {2}\r +\r$/);
   jest.restoreAllMocks();
+});
+
+test('a file that somebody looks at for a moment is renamed all the same, where that is usual', async () => {
+  const busy = (): NodeJS.ErrnoException =>
+    Object.assign(new Error('EPERM: operation not permitted'), { code: 'EPERM' });
+  const rename = jest.spyOn(fs.promises, 'rename').mockRejectedValueOnce(busy()).mockRejectedValueOnce(busy());
+  try {
+    rename.mockResolvedValueOnce();
+    await renameFile('a', 'b', true);
+    expect(rename).toHaveBeenCalledTimes(3);
+    rename.mockRejectedValueOnce(busy());
+    await expect(renameFile('a', 'b', false)).rejects.toThrow(/EPERM/);
+    rename.mockRejectedValueOnce(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' }));
+    await expect(renameFile('a', 'b', true)).rejects.toThrow(/ENOSPC/);
+  } finally {
+    rename.mockRestore();
+  }
+});
+
+test.each([
+  ['C:\\guests\\a.vhd', undefined],
+  ['C:/guests/console.vhd', undefined],
+  ['.partial', undefined],
+  ['C:\\guests\\NUL.vhd', 'the name of a device of Windows'],
+  ['com1', 'the name of a device of Windows'],
+  ['aux .img', 'the name of a device of Windows'],
+  ['web:data.vhd', 'a character that names of Windows do not have'],
+  ['C:\\a?.vhd', 'a character that names of Windows do not have'],
+  ['a.vhd.', 'a name with a dot or a blank at its end'],
+  ['a.vhd ', 'a name with a dot or a blank at its end'],
+])('names on Windows: %s', (file, wrong) => {
+  expect(strangeName(file)).toBe(wrong);
 });
