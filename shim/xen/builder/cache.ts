@@ -32,8 +32,8 @@ const PIECE_BYTES = 8 * 1024 * 1024;
 
 /** The directory for xenlighten's cached files by the host's convention. */
 export function defaultCacheDirectory(env: NodeJS.ProcessEnv = process.env, platform = process.platform): string {
-  if (env['XDG_CACHE_HOME']?.startsWith('/')) return join(env['XDG_CACHE_HOME'], 'xenlighten');
   if (platform === 'win32' && env['LOCALAPPDATA']) return join(env['LOCALAPPDATA'], 'xenlighten', 'cache');
+  if (env['XDG_CACHE_HOME']?.startsWith('/')) return join(env['XDG_CACHE_HOME'], 'xenlighten');
   return join(homedir(), '.cache', 'xenlighten');
 }
 

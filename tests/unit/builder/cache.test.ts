@@ -104,4 +104,8 @@ test('the directory by convention', () => {
   expect(defaultCacheDirectory({ XDG_CACHE_HOME: '/c' }, 'linux')).toBe(join('/c', 'xenlighten'));
   expect(defaultCacheDirectory({ XDG_CACHE_HOME: 'relative' }, 'linux')).toMatch(/[\\/]\.cache[\\/]xenlighten$/);
   expect(defaultCacheDirectory({ LOCALAPPDATA: '/l' }, 'win32')).toBe(join('/l', 'xenlighten', 'cache'));
+  // Linux's variable means nothing on Windows, where a Git Bash may have it.
+  expect(defaultCacheDirectory({ LOCALAPPDATA: '/l', XDG_CACHE_HOME: '/c' }, 'win32')).toBe(
+    join('/l', 'xenlighten', 'cache'),
+  );
 });
