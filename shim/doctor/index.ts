@@ -8,6 +8,7 @@ import { makeReport } from './report';
 import { runSelfTests, SELF_TESTS, type SelfTestResult } from './self-tests';
 import { UNVERIFIED } from './unverified';
 import { WINDOWS_CHECKS } from './windows-checks';
+import { windowsFacts } from './windows-facts';
 
 export const CHECKS: readonly Check[] = [...HOST_CHECKS, ...WINDOWS_CHECKS, ...ENGINE_CHECKS];
 
@@ -25,6 +26,7 @@ export async function fullReport(
   const more: Record<string, unknown> = {};
   const report = () => makeReport(host, checks, identity, more);
   if (host.platform === 'win32') {
+    more['windows'] = await windowsFacts(host).catch(inWords);
     more['whp'] = 'begun';
     await save(await report());
     try {

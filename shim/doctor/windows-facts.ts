@@ -30,6 +30,10 @@ export interface WindowsFacts {
   readonly physicalLeft: number | undefined;
   /** "FullLanguage", "ConstrainedLanguage". */
   readonly languageMode: string;
+  /** What updates count: of 10.0.20348.2700 the 2700. */
+  readonly revision: number | undefined;
+  /** Of the machine: "Virtual Machine" in one of Hyper-V. */
+  readonly model: string | undefined;
 }
 
 /** A program of Windows' own. */
@@ -46,11 +50,12 @@ function powershell(host: DoctorHost, script: string): Promise<string> {
 export const FACTS_SCRIPT = [
   "$ErrorActionPreference = 'SilentlyContinue'",
   "$f = Get-CimInstance Win32_OptionalFeature | Where-Object Name -In 'HypervisorPlatform', 'Microsoft-Hyper-V' | Select-Object Name, InstallState",
-  '$s = Get-CimInstance Win32_ComputerSystem | Select-Object HypervisorPresent',
+  '$s = Get-CimInstance Win32_ComputerSystem | Select-Object HypervisorPresent, Model',
   '$p = Get-CimInstance Win32_Processor | Select-Object -First 1 VirtualizationFirmwareEnabled, SecondLevelAddressTranslationExtensions',
   '$m = Get-CimInstance Win32_OperatingSystem | Select-Object FreePhysicalMemory, FreeVirtualMemory, TotalVirtualMemorySize',
+  "$u = Get-ItemProperty 'HKLM:\\SOFTWARE\\Microsoft\\Windows NT\\CurrentVersion' | Select-Object UBR",
   '$l = [string]$ExecutionContext.SessionState.LanguageMode',
-  'ConvertTo-Json -Compress -Depth 3 @{ features = @($f); system = $s; processor = $p; memory = $m; language = $l }',
+  'ConvertTo-Json -Compress -Depth 3 @{ features = @($f); system = $s; processor = $p; memory = $m; update = $u; language = $l }',
 ].join('; ');
 
 type Loose = Record<string, unknown> | null | undefined;
@@ -75,7 +80,7 @@ export function parseFacts(printed: string): WindowsFacts {
     if (found === undefined) return 'absent';
     return INSTALL_STATES[found?.['InstallState'] as keyof typeof INSTALL_STATES] ?? 'unknown';
   };
-  const [system, processor, memory] = ['system', 'processor', 'memory'].map((k) => value[k] as Loose);
+  const [system, processor, memory, update] = ['system', 'processor', 'memory', 'update'].map((k) => value[k] as Loose);
   return {
     feature: state('HypervisorPlatform'),
     hyperv: state('Microsoft-Hyper-V'),
@@ -86,6 +91,8 @@ export function parseFacts(printed: string): WindowsFacts {
     commitLeft: kilobytes(memory?.['FreeVirtualMemory']),
     physicalLeft: kilobytes(memory?.['FreePhysicalMemory']),
     languageMode: typeof value['language'] === 'string' ? value['language'] : 'unknown',
+    revision: typeof update?.['UBR'] === 'number' ? update['UBR'] : undefined,
+    model: typeof system?.['Model'] === 'string' ? system['Model'] : undefined,
   };
 }
 

@@ -45,9 +45,10 @@ export const FACTS = {
     { Name: 'HypervisorPlatform', InstallState: 1 },
     { Name: 'Microsoft-Hyper-V', InstallState: 2 },
   ] as unknown[],
-  system: { HypervisorPresent: true } as unknown,
+  system: { HypervisorPresent: true, Model: 'Virtual Machine' } as unknown,
   processor: { VirtualizationFirmwareEnabled: false, SecondLevelAddressTranslationExtensions: false } as unknown,
   memory: { FreePhysicalMemory: 4194304, FreeVirtualMemory: 6291456, TotalVirtualMemorySize: 9437184 } as unknown,
+  update: { UBR: 2700 } as unknown,
   language: 'FullLanguage',
 };
 

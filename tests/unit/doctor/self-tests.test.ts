@@ -172,9 +172,14 @@ describe('the whole report', () => {
   test('of Windows has the platform, and the list of what nobody has verified', async () => {
     const report = await fullReport(windowsHost(), [], false, identity);
     expect(report).toMatchObject({
+      windows: { feature: 'enabled', hypervisorPresent: true, revision: 2700, model: 'Virtual Machine' },
       whp: { capabilities: {} },
       selfTests: 'not run: no engine of this process can be used',
     });
+    const silent = windowsHost({}, { powershell: new Error('spawn powershell.exe ENOENT') });
+    expect(await fullReport(silent, [], false, identity)).toMatchObject({ windows: 'spawn powershell.exe ENOENT' });
+    const old = windowsHost({}, { facts: { update: null, system: null } });
+    expect(await fullReport(old, [], false, identity)).toMatchObject({ windows: { feature: 'enabled' } });
     expect((report['unverified'] as unknown[]).length).toBeGreaterThan(10);
     const whpFacts = (): never => {
       throw new Error('no WinHvPlatform.dll');
