@@ -135,11 +135,11 @@ async function create(args: Arguments, file: string): Promise<number> {
 async function convert(args: Arguments, source: string, target: string): Promise<number> {
   const controller = new AbortController();
   let status: number | undefined;
-  const stop = (signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP'): void => {
+  const stop = (signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP' | 'SIGBREAK'): void => {
     status = SIGNAL_STATUS[signal];
     controller.abort(new Error('interrupted'));
   };
-  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'] as const;
   for (const signal of signals) process.on(signal, stop);
   const progress = new Progress(`converting ${source}`);
   let total = 0;

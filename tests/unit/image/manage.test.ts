@@ -218,3 +218,20 @@ test.each([
 ])('names on Windows: %s', (file, wrong) => {
   expect(strangeName(file)).toBe(wrong);
 });
+
+test.each([
+  ['SIGINT', 130],
+  ['SIGBREAK', 149],
+] as const)('%s while it converts leaves nothing', async (signal, status) => {
+  const source = at(`from-${signal}.img`);
+  fs.writeFileSync(source, Buffer.alloc(1 << 20, 7));
+  const said = jest.spyOn(process.stderr, 'write').mockReturnValue(true);
+  try {
+    const converting = run(parseArguments(declaration, ['convert', source, at(`to-${signal}.vhd`)]));
+    process.emit(signal, signal);
+    expect(await converting).toBe(status);
+  } finally {
+    said.mockRestore();
+  }
+  expect(fs.readdirSync(path.dirname(source)).filter((name) => name.includes(`to-${signal}`))).toEqual([]);
+});
