@@ -27,8 +27,8 @@ export interface EngineUnderTest {
   readonly bellRounds: number;
   /** Do kicks arrive at the VP that they name, or all at VP 0? */
   readonly kicksEachVp: boolean;
-  /** Most of the main thread's time that a guest may take which does nothing but ring the doorbell. */
-  readonly floodShare: number;
+  /** Most of the main thread's time that a guest may take which does nothing but ring the doorbell; or why that says nothing. */
+  readonly floodShare: number | string;
   /** Why a triple fault cannot be had here; absent where it can. */
   readonly noTripleFault?: string;
   /** Most of the memory that a test may ask for (it is touched in few places). */
@@ -260,34 +260,42 @@ export function contract(engine: EngineUnderTest): void {
       expect(m.every((vp) => m.get(vp, 'consumed') === BigInt(each))).toBe(true);
     });
 
-    test('a VP that rings without end costs this process little, and the event loop stays alive', async () => {
-      const m = await machine({ vpCount: 2 }).boot();
-      m.post(0, 'COMMAND_FLOOD');
-      await m.poll(() => m.get(0, 'progress') > 0n);
-      const rings = m.get(0, 'progress');
-      const calls = m.doorbells;
-      const cpu = mainThreadMs();
-      const start = performance.now();
-      let latest = 0;
-      while (performance.now() - start < 2000) {
-        const before = performance.now();
-        await delay(10);
-        latest = Math.max(latest, performance.now() - before - 10);
-      }
-      const ms = performance.now() - start;
-      const used = (mainThreadMs() - cpu) / ms;
-      process.stderr.write(
-        `${engine.name}: doorbell flood: ${Math.round((Number(m.get(0, 'progress') - rings) / ms) * 1000)} rings/s, ` +
-          `${Math.round(((m.doorbells - calls) / ms) * 1000)} calls/s, main thread ${(used * 100).toFixed(0)} %, ` +
-          `timers at most ${latest.toFixed(0)} ms late\n`,
-      );
-      // The other VP is served meanwhile.
-      answerCalls(m);
-      expect((await m.run(1, 'COMMAND_CALLS', 20, 0, 3))[0]).toBe(0n);
-      m.haltSpinning();
-      await m.done(0);
-      expect(used).toBeLessThan(engine.floodShare);
-      expect(latest).toBeLessThan(500);
+    describe('a VP that rings without end', () => {
+      let share: number | undefined;
+
+      test('the event loop stays alive, and another VP is served', async () => {
+        const m = await machine({ vpCount: 2 }).boot();
+        m.post(0, 'COMMAND_FLOOD');
+        await m.poll(() => m.get(0, 'progress') > 0n);
+        const rings = m.get(0, 'progress');
+        const calls = m.doorbells;
+        const cpu = mainThreadMs();
+        const start = performance.now();
+        let latest = 0;
+        while (performance.now() - start < 2000) {
+          const before = performance.now();
+          await delay(10);
+          latest = Math.max(latest, performance.now() - before - 10);
+        }
+        const ms = performance.now() - start;
+        const used = (mainThreadMs() - cpu) / ms;
+        process.stderr.write(
+          `${engine.name}: doorbell flood: ${Math.round((Number(m.get(0, 'progress') - rings) / ms) * 1000)} rings/s, ` +
+            `${Math.round(((m.doorbells - calls) / ms) * 1000)} calls/s, main thread ${(used * 100).toFixed(0)} %, ` +
+            `timers at most ${latest.toFixed(0)} ms late\n`,
+        );
+        // The other VP is served meanwhile.
+        answerCalls(m);
+        expect((await m.run(1, 'COMMAND_CALLS', 20, 0, 3))[0]).toBe(0n);
+        m.haltSpinning();
+        await m.done(0);
+        share = used;
+        expect(latest).toBeLessThan(500);
+      });
+
+      const { floodShare } = engine;
+      if (typeof floodShare === 'string') test.skip(`it costs this process little: ${floodShare}`, () => undefined);
+      else test('it costs this process little', () => expect(share).toBeLessThan(floodShare));
     });
   });
 
