@@ -73,7 +73,8 @@ function left(log: readonly Call[]): { partitions: number; ranges: number } {
   return { partitions, ranges: ranges.size };
 }
 
-export function whpFaults(hyperv: boolean): void {
+/** `seconds`: what the start of a program may take. */
+export function whpFaults(hyperv: boolean, seconds: number): void {
   const folder = mkdtempSync(path.join(tmpdir(), 'whp-faults-'));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   let runs = 0;
@@ -86,45 +87,53 @@ export function whpFaults(hyperv: boolean): void {
     const log = path.join(folder, `log-${runs++}.txt`);
     const env = { ...process.env, WHP_STAND_IN_LOG: log, ...(fail === undefined ? {} : { WHP_STAND_IN_FAIL: fail }) };
     const args = [PROGRAM, hyperv ? 'hyperv' : 'plain', String(ms), ...more];
-    const { status, stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: 'utf8', timeout: 60_000 });
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, {
+      env,
+      encoding: 'utf8',
+      timeout: 60_000 + seconds * 1000,
+    });
     if (!stdout.startsWith('{')) throw new Error(`${fail}: status ${status}: ${stderr}`);
     return { result: JSON.parse(stdout) as Started, log: calls(log), status, stderr };
   }
 
-  test('each call in turn', () => {
-    const whole = start();
-    expect(whole.result).toEqual({ started: true, exits: 1, end: 'the partition was stopped' });
-    expect(left(whole.log)).toEqual({ partitions: 0, ranges: 0 });
+  test(
+    'each call in turn',
+    () => {
+      const whole = start();
+      expect(whole.result).toEqual({ started: true, exits: 1, end: 'the partition was stopped' });
+      expect(left(whole.log)).toEqual({ partitions: 0, ranges: 0 });
 
-    const counts = new Map<string, number>();
-    let failed = 0;
-    for (const call of whole.log) {
-      const n = (counts.get(call.name) ?? 0) + 1;
-      counts.set(call.name, n);
-      if (RUNNING.test(call.line) || n > MOST_OF_ONE) continue;
-      const rule = `${call.name}:${n}=0x${E_OUTOFMEMORY.toString(16)}`;
-      const { result, log, status } = start(rule);
-      const what = { rule, line: call.line };
-      expect({ ...what, status }).toEqual({ ...what, status: 0 });
-      // Each rule has come to pass.
-      expect(log.filter((one) => one.name === call.name && !one.ok).length).toBe(1);
-      const optional = OPTIONAL.some((pattern) => pattern.test(call.line));
-      if (!result.started) {
-        failed++;
-        expect(result.message).toMatch(`${call.name}`);
-        expect(result.message).toMatch(/0x8007000e \(E_OUTOFMEMORY\): the host has not enough memory/);
-        expect(result.exits).toBe(0);
+      const counts = new Map<string, number>();
+      let failed = 0;
+      for (const call of whole.log) {
+        const n = (counts.get(call.name) ?? 0) + 1;
+        counts.set(call.name, n);
+        if (RUNNING.test(call.line) || n > MOST_OF_ONE) continue;
+        const rule = `${call.name}:${n}=0x${E_OUTOFMEMORY.toString(16)}`;
+        const { result, log, status } = start(rule);
+        const what = { rule, line: call.line };
+        expect({ ...what, status }).toEqual({ ...what, status: 0 });
+        // Each rule has come to pass.
+        expect(log.filter((one) => one.name === call.name && !one.ok).length).toBe(1);
+        const optional = OPTIONAL.some((pattern) => pattern.test(call.line));
+        if (!result.started) {
+          failed++;
+          expect(result.message).toMatch(`${call.name}`);
+          expect(result.message).toMatch(/0x8007000e \(E_OUTOFMEMORY\): the host has not enough memory/);
+          expect(result.exits).toBe(0);
+        }
+        if (!UNDOING.test(call.name))
+          expect({ ...what, started: result.started }).toEqual({ ...what, started: optional });
+        // What cannot be undone is left by the one who refused to.
+        const refused = UNDOING.test(call.name) ? 1 : 0;
+        const rest = left(log);
+        expect(rest.partitions).toBeLessThanOrEqual(refused);
+        expect(rest.ranges).toBeLessThanOrEqual(refused);
       }
-      if (!UNDOING.test(call.name))
-        expect({ ...what, started: result.started }).toEqual({ ...what, started: optional });
-      // What cannot be undone is left by the one who refused to.
-      const refused = UNDOING.test(call.name) ? 1 : 0;
-      const rest = left(log);
-      expect(rest.partitions).toBeLessThanOrEqual(refused);
-      expect(rest.ranges).toBeLessThanOrEqual(refused);
-    }
-    expect(failed).toBeGreaterThan(8);
-  }, 300_000);
+      expect(failed).toBeGreaterThan(8);
+    },
+    60_000 + 100_000 * seconds,
+  );
 
   test('memory that the hypervisor cannot get ends the partition, with the address and the reason', () => {
     const { result, log } = start(`WHvAdviseGpaRange=0x${E_OUTOFMEMORY.toString(16)}`, 10_000);
