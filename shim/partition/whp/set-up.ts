@@ -61,12 +61,12 @@ function optional(api: WhpApi, code: number, size: number, about: string): Buffe
   try {
     return api.getCapability(code, size, about);
   } catch (error) {
-    if (error instanceof WhpCallError) return Buffer.alloc(0);
+    if (error instanceof WhpCallError && error.hresult === WHV_E.WHV_E_UNKNOWN_CAPABILITY) return Buffer.alloc(0);
     throw error;
   }
 }
 
-/** What the host offers. WhpCallError only for the question whether there is a hypervisor at all. */
+/** What the host offers. */
 export function readCapabilities(api: WhpApi): WhpCapabilities {
   const present = api.getCapability(C.WHvCapabilityCodeHypervisorPresent, 4, 'HypervisorPresent');
   const hypervisorPresent = word(present) !== 0n;

@@ -13,7 +13,6 @@ const E_OUTOFMEMORY = 0x8007000e;
 
 /** Of what is made while a partition starts; without them it starts all the same. */
 const OPTIONAL: readonly RegExp[] = [
-  /^WHvGetCapability (?!0 )/, // what is not known is not there
   /^WHvSetPartitionProperty \S+ 1010 /, // UnimplementedMsrAction
   /^WHvGetVirtualProcessorCounters /,
   /^WHvAdviseGpaRange /,

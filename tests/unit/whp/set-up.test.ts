@@ -218,6 +218,25 @@ describe('what the host offers', () => {
     expect(api.calls).toEqual(['WHvGetCapability']);
   });
 
+  test('a capability that Windows does not know is absent; one that cannot be told is an error', () => {
+    const failing = (hresult: number): FakeApi => {
+      const api = new FakeApi();
+      const known = api.getCapability.bind(api);
+      api.getCapability = (code, size, about) => {
+        if (about === 'HypervisorPresent') return known(code, size, about);
+        throw new WhpCallError('WHvGetCapability', hresult, about);
+      };
+      return api;
+    };
+    expect(readCapabilities(failing(0x80370300))).toEqual({
+      hypervisorPresent: true,
+      localApicEmulation: false,
+      extendedExits: 0n,
+      synthetic: 0n,
+    });
+    expect(() => readCapabilities(failing(0x8007000e))).toThrow(/^WHvGetCapability.*E_OUTOFMEMORY/);
+  });
+
   test('what is missing of the Hyper-V interface has the header’s names', () => {
     const api = new FakeApi();
     expect(missingSynthetic(readCapabilities(api))).toEqual([]);
