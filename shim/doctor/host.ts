@@ -6,10 +6,12 @@
  */
 import { execFile } from 'node:child_process';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { controlDirectory, makeDirectory } from '../domain/control-directory';
+import { controlDirectory, makeDirectory, pipeAddress } from '../domain/control-directory';
 import { hostMeltdown, type Meltdown } from '../domain/guest-ring';
+import { narrowPipeAccess } from '../domain/pipe-access';
 import type { ChosenEngine } from '../partition/engines';
 import type { KvmProbe } from '../partition/kvm/probe';
 import type { QemuBinary } from '../partition/qemu/binary';
@@ -52,6 +54,8 @@ export interface DoctorHost {
   tryFolder(directory: string): Promise<void>;
   /** Makes the control directory and checks that it is the user's alone. */
   tryControlDirectory(directory: string): Promise<void>;
+  /** The access list, in SDDL, that a control pipe has in the end. Rejects where it cannot be narrowed. Only on Windows. */
+  pipeAccess(): Promise<string>;
   /** What the platform of Windows answers. Throws where there is none. */
   whpFacts(): Record<string, unknown>;
   /** What self-tests run on. Rejects, with the reason, where no engine of this process can be used. */
@@ -67,6 +71,20 @@ async function tryFolder(directory: string): Promise<void> {
   const file = path.join(directory, `.doctor-${process.pid}`);
   await writeFile(file, 'xenlighten doctor\n', { flag: 'wx' });
   await rm(file);
+}
+
+/** Of a pipe that is made for this and closed again. */
+async function pipeAccess(): Promise<string> {
+  const pipe = pipeAddress('doctor');
+  const server = createServer((socket) => socket.on('error', () => undefined).resume());
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(pipe, resolve);
+  });
+  try {
+    return narrowPipeAccess(pipe);
+  } finally {
+    server.close();
+  }
 }
 
 function execute(file: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): Promise<string> {
@@ -129,6 +147,7 @@ export function realHost(): DoctorHost {
     trapImage: () => (require('../partition/trap-image') as typeof import('../partition/trap-image')).trapImage(),
     tryFolder,
     tryControlDirectory: makeDirectory,
+    pipeAccess,
     whpFacts: () => {
       const { whpFacts } = require('./whp-facts') as typeof import('./whp-facts');
       const { whpApi } = require('../partition/whp/api') as typeof import('../partition/whp/api');

@@ -103,9 +103,9 @@ export const UNVERIFIED: readonly Unverified[] = [
   },
   {
     id: 'control-access',
-    what: 'that nobody else can enter the control directory, and that pipes refuse the requests of other users',
-    seen: 'Wine, which has one user',
-    shownBy: ['control-privacy'],
+    what: 'that nobody else can enter the control directory, and that pipes refuse other users',
+    seen: 'Wine, which has one user: the access list of a pipe',
+    shownBy: ['control-privacy', 'control-pipe'],
     byHand: 'run a guest; as another user, who is no administrator, try `xenlighten list` and to write to its pipe',
   },
   {

@@ -1,7 +1,8 @@
 /**
- * Checks of Windows hosts: version, features, hypervisor, boot option, elevation, commit limit, control directory. What
+ * Checks of Windows hosts: version, features, hypervisor, boot option, elevation, commit limit, control directory and pipes. What
  * must be typed is given as it must be typed.
  */
+import { letsOthersIn } from '../domain/pipe-access';
 import { type Check, inWords, note, type Outcome, ok, unknown, warning } from './check';
 import { judgeMemory, mib } from './host-checks';
 import { hypervisorLaunchType, isElevated, strangersOf, windowsFacts } from './windows-facts';
@@ -175,6 +176,27 @@ const privacy: Check = {
   },
 };
 
+const pipes: Check = {
+  id: 'control-pipe',
+  title: 'Control pipes',
+  platforms: windows,
+  run: async (host) => {
+    let sddl: string;
+    try {
+      sddl = await host.pipeAccess();
+    } catch (error) {
+      return note(
+        `others may connect to control pipes, for reading: ${inWords(error)}`,
+        'they can give no orders, but take up all connections of a guest, so that you can give none either',
+      );
+    }
+    // Whose account it is, is nobody's business.
+    const list = sddl.replaceAll(/S-1-5-21-[-0-9]+/g, 'USER');
+    if (letsOthersIn(sddl)) return note(`others may connect to control pipes, for reading: ${list}`);
+    return ok(`only their owner, administrators and LocalSystem may connect: ${list}`);
+  },
+};
+
 const languageMode: Check = {
   id: 'windows-policy',
   title: 'Policy',
@@ -199,4 +221,5 @@ export const WINDOWS_CHECKS: readonly Check[] = [
   languageMode,
   memory,
   privacy,
+  pipes,
 ];

@@ -9,10 +9,8 @@
  *
  * Quirks: a name is written with percent escapes where it holds what a file name cannot, and Windows takes names that
  * differ in capitals only for one. Pipes of Windows live in a namespace that is everybody's, where whoever comes first has
- * the name, all can list the names, and others may connect for reading by default, which Node.js cannot narrow: so the
- * pipe's name is one that nobody can guess or take in advance, and the user's own folder says which is the right one. Who is
- * not the user (or an administrator) may not write to a pipe, so that requests cannot come from others; Windows sees to
- * that, not this file.
+ * the name, and all can list the names: so the pipe's name is one that nobody can guess or take in advance, and the user's
+ * own folder says which is the right one. Who is not the user (or an administrator) may not connect (pipe-access.ts).
  */
 import { randomBytes } from 'node:crypto';
 import type { BigIntStats } from 'node:fs';

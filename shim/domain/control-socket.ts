@@ -41,6 +41,7 @@ import { type DiskSpec, parseDiskSpec } from './disks/disk-spec';
 import type { DomainEnd } from './domain';
 import type { DomainInfo } from './domain-info';
 import { ACKNOWLEDGE_MS, type GuestControl, SHUTDOWN_KINDS } from './guest-control';
+import { narrowPipeAccess } from './pipe-access';
 
 /** What is controlled; a Domain fits. */
 export interface ControlTarget {
@@ -128,6 +129,14 @@ export class ControlSocket {
       server.listen(pipe ?? temporary, () => resolve()).unref();
     });
     server.removeAllListeners('error');
+    if (pipe !== undefined && process.platform === 'win32') {
+      try {
+        narrowPipeAccess(pipe);
+      } catch (error) {
+        const why = (error as Error).message;
+        options.log?.warn({ pipe }, `control pipe: others may connect to it for reading: ${why}`);
+      }
+    }
     try {
       if (pipe === undefined) await chmod(temporary, 0o600);
       else await writeFile(temporary, pipeFile(pipe), { flag: 'wx', mode: 0o600 });

@@ -50,6 +50,7 @@ describe('a host that has everything', () => {
       'windows-policy: ok',
       'memory: ok',
       'control-privacy: ok',
+      'control-pipe: ok',
       'whp: ok',
       'engine: ok',
       'guest-ring: ok',
@@ -366,6 +367,15 @@ describe('Windows', () => {
     expect(found.advice?.[1]).toMatch(/^ {2}icacls 'C:\\Users\\Jane\\/);
     // A bare name may be another account's, of the machine in the place of the domain.
     expect(found.advice?.[1]).toMatch(/ \/grant:r \(\(whoami\) \+ ':\(OI\)\(CI\)F'\) /);
+  });
+
+  test('control pipes that others may connect to', async () => {
+    const good = await result('control-pipe', windowsHost());
+    expect(good.found).toMatch(/D:\(A;;FA;;;SY\)\(A;;FA;;;BA\)\(A;;FA;;;USER\)$/);
+    const wide = await result('control-pipe', windowsHost({ pipeAccess: async () => 'D:(A;;FA;;;SY)(A;;FR;;;WD)' }));
+    expect(wide).toMatchObject({ status: 'note', found: expect.stringContaining('others may connect') as string });
+    const failed = await result('control-pipe', windowsHost({ pipeAccess: fails('Windows refuses') }));
+    expect(failed).toMatchObject({ status: 'note', found: expect.stringContaining('Windows refuses') as string });
   });
 
   test("Windows PowerShell does not get PowerShell 7's modules", async () => {

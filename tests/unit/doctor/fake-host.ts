@@ -32,6 +32,7 @@ export function linuxHost(change: Partial<DoctorHost> = {}): DoctorHost {
     trapImage: () => ({ size: 126_976, abiVersion: 3 }),
     tryFolder: async () => undefined,
     tryControlDirectory: async () => undefined,
+    pipeAccess: async () => 'D:(A;;FA;;;SY)(A;;FA;;;BA)(A;;FA;;;S-1-5-21-1-2-3-1001)',
     whpFacts: () => ({ capabilities: {} }),
     bench: async () => {
       throw new Error('no engine of this process can be used');
