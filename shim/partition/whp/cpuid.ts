@@ -81,11 +81,18 @@ export function readCpuid(api: WhpApi, partition: number): CpuidEntry[] {
   return entries;
 }
 
-/** The value of the property: what the policy wants and the hypervisor would not answer; empty if they agree. */
-export function cpuidResults(native: readonly CpuidEntry[], policy: ProcessorCpuid): Buffer {
+/**
+ * The value of the property: what the policy wants and the hypervisor would not answer; empty if they agree.
+ * `hypervisor`: its leaves, if they are to be other than its own.
+ */
+export function cpuidResults(
+  native: readonly CpuidEntry[],
+  policy: ProcessorCpuid,
+  hypervisor: CpuidEntry[] = native.filter(isHypervisor),
+): Buffer {
   const wanted = policy(
     native.filter((e) => !isHypervisor(e)),
-    native.filter(isHypervisor),
+    hypervisor,
     0,
   );
   const results: Buffer[] = [];

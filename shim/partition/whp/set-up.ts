@@ -21,6 +21,7 @@ import type { CpuidEntry, ProcessorCpuid } from '../partition';
 import { encodeStruct, u32, u64, type WhpApi } from './api';
 import { cpuidResults, readCpuid } from './cpuid';
 import { WhpCallError } from './hresult';
+import { hasInterface, interfaceLeaves } from './interface-leaves';
 import { initialRegisters } from './registers';
 
 /** Parts of the Hyper-V interface that the trap module cannot do without. */
@@ -197,5 +198,7 @@ export function resultsFor(
   policy: ProcessorCpuid | undefined,
 ): Buffer {
   const native = policy === undefined ? undefined : nativeCpuid(api, setUp);
-  return policy === undefined || native === undefined ? Buffer.alloc(0) : cpuidResults(native, policy);
+  if (policy === undefined || native === undefined) return Buffer.alloc(0);
+  const silent = setUp.hyperv && !hasInterface(native);
+  return cpuidResults(native, policy, silent ? interfaceLeaves(setUp.capabilities.synthetic & USED) : undefined);
 }

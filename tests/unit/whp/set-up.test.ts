@@ -122,6 +122,38 @@ describe('making a partition', () => {
     expect(replaced(native, (host) => host.map((e) => (e.leaf === 7 ? { ...e, hasSubleaves: false } : e)))).toEqual([]);
   });
 
+  /** Replaced leaves of the interface, by leaf: what a VP answers then. */
+  const interfaceOf = (api: FakeApi): Record<string, number[]> => {
+    const results = api.partitions.get(make(api))?.properties.get(P.WHvPartitionPropertyCodeCpuidResultList2);
+    const found: Record<string, number[]> = {};
+    for (let at = 0; at < (results?.length ?? 0); at += WhvX64CpuidResult2.size) {
+      const words = Array.from({ length: 12 }, (_, i) => results?.readUInt32LE(at + 4 * i) ?? 0);
+      if ((words[0] as number) >>> 28 === 4) found[(words[0] as number).toString(16)] = words.slice(4, 8);
+    }
+    return found;
+  };
+
+  test('CPUID: a Windows that gives the interface and does not say so in CPUID has it said', () => {
+    const api = new FakeApi();
+    api.cpuid = CPUID.filter(({ leaf }) => leaf < 0x4000_0000);
+    api.synthetic =
+      ALL_SYNTHETIC & ~WHV_SYNTHETIC_PROCESSOR_FEATURES.WHV_SYNTHETIC_AccessPartitionReferenceTsc & ~(1n << 27n);
+    const leaves = interfaceOf(api);
+    expect(leaves['40000000']).toEqual([0x4000_0006, 0x7263_694d, 0x666f_736f, 0x7648_2074]);
+    expect(leaves['40000001']).toEqual([0x3123_7648, 0, 0, 0]);
+    // All privileges for MSRs but the reference TSC's; signals; frequency and crash MSRs, direct timers.
+    expect(leaves['40000003']).toEqual([0x87f, 0x20, 0, 0x8_0500]);
+    // Remote flushes, no auto-EOI, cluster IPIs, masks; no long spin waits.
+    expect(leaves['40000004']).toEqual([0xe04, 0xffff_ffff, 0, 0]);
+    expect(Object.keys(leaves)).toHaveLength(5);
+  });
+
+  test('CPUID: a Windows that says it keeps its own leaves', () => {
+    const api = new FakeApi();
+    api.cpuid = CPUID;
+    expect(interfaceOf(api)).toEqual({});
+  });
+
   test('CPUID: what follows XCR0 and CR4 is never replaced by a number', () => {
     const native = [
       entry(1, { ecx: 0x8820_0000 }),
