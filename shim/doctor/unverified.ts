@@ -61,7 +61,7 @@ export const UNVERIFIED: readonly Unverified[] = [
   {
     id: 'synthetic-msrs',
     what: 'CPUID leaves 0x40000000 and following that the hypervisor answers itself; synthetic MSRs in a partition: reference time, VP index; whether they exit',
-    seen: "KVM's Hyper-V emulation, under the engine kvm",
+    seen: "KVM's Hyper-V emulation, under the engine kvm; a Windows that has the interface and does not say so in CPUID, on the stand-in",
     shownBy: ['synthetic-msrs'],
   },
   {

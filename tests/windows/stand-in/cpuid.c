@@ -100,8 +100,11 @@ static void personal(struct vp *vp, const struct properties *properties)
 
 static void hypervisor_leaves(struct vp *vp, const struct properties *properties)
 {
+    char silent[8];
     /* KVM's own. */
     remove_leaf(vp, 0x40000000, 0x4fffffff);
+    if (GetEnvironmentVariableA("WHP_STAND_IN_SILENT", silent, sizeof silent) > 0)
+        return;
     uint64_t features = properties->synthetic_features;
     uint32_t last = features & SYNTHETIC_HV1                  ? LEAF_HYPERVISOR_LAST
                     : features & SYNTHETIC_HYPERVISOR_PRESENT ? LEAF_HYPERVISOR_FIRST + 1
