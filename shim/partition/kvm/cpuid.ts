@@ -15,6 +15,7 @@ import {
   HV_FEATURES_EDX,
   HV_RECOMMENDATIONS_EAX,
 } from '../../../abi/hyperv';
+import { cpuidLeaf, identityLeaves } from '../hyperv-leaves';
 import type { CpuidEntry, ProcessorCpuid } from '../partition';
 import { KVM, KVM_REQUEST, KvmCpuid2, KvmCpuidEntry2 } from './abi';
 import { ioctl } from './libc';
@@ -110,34 +111,21 @@ export function hypervLeaves(supported: readonly CpuidEntry[], vpCount: number):
   const of = (leaf: number) => supported.find((e) => e.leaf === leaf);
   const features = of(HV_CPUID_LEAF.HYPERV_CPUID_FEATURES);
   const recommended = of(HV_CPUID_LEAF.HYPERV_CPUID_ENLIGHTMENT_INFO);
-  const leaf = (number: number, eax: number, ebx = 0, ecx = 0, edx = 0): CpuidEntry => ({
-    leaf: number,
-    subleaf: 0,
-    hasSubleaves: false,
-    eax: eax >>> 0,
-    ebx: ebx >>> 0,
-    ecx: ecx >>> 0,
-    edx: edx >>> 0,
-  });
   return [
-    leaf(
-      HV_CPUID_LEAF.HYPERV_CPUID_VENDOR_AND_MAX_FUNCTIONS,
-      HV_CPUID_LEAF.HYPERV_CPUID_IMPLEMENT_LIMITS,
-      HV_CPUID_LEAF.HYPERV_SIGNATURE_EBX,
-      HV_CPUID_LEAF.HYPERV_SIGNATURE_ECX,
-      HV_CPUID_LEAF.HYPERV_SIGNATURE_EDX,
-    ),
-    leaf(HV_CPUID_LEAF.HYPERV_CPUID_INTERFACE, HV_CPUID_LEAF.HYPERV_INTERFACE_EAX),
-    leaf(HV_CPUID_LEAF.HYPERV_CPUID_VERSION, 0),
-    leaf(
+    ...identityLeaves(HV_CPUID_LEAF.HYPERV_CPUID_IMPLEMENT_LIMITS),
+    cpuidLeaf(
       HV_CPUID_LEAF.HYPERV_CPUID_FEATURES,
       (features?.eax ?? 0) & USED.eax,
       (features?.ebx ?? 0) & USED.ebx,
       0,
       (features?.edx ?? 0) & USED.edx,
     ),
-    leaf(HV_CPUID_LEAF.HYPERV_CPUID_ENLIGHTMENT_INFO, (recommended?.eax ?? 0) & USED.recommendations, SPIN_RETRIES),
-    leaf(HV_CPUID_LEAF.HYPERV_CPUID_IMPLEMENT_LIMITS, vpCount, vpCount),
+    cpuidLeaf(
+      HV_CPUID_LEAF.HYPERV_CPUID_ENLIGHTMENT_INFO,
+      (recommended?.eax ?? 0) & USED.recommendations,
+      SPIN_RETRIES,
+    ),
+    cpuidLeaf(HV_CPUID_LEAF.HYPERV_CPUID_IMPLEMENT_LIMITS, vpCount, vpCount),
   ];
 }
 

@@ -16,6 +16,7 @@ import {
   HV_RECOMMENDATIONS_EAX,
 } from '../../../abi/hyperv';
 import { WHV_SYNTHETIC_PROCESSOR_FEATURES as S } from '../../../abi/hyperv/whp';
+import { cpuidLeaf, identityLeaves } from '../hyperv-leaves';
 import type { CpuidEntry } from '../partition';
 
 /** What each part says in which leaf. */
@@ -49,38 +50,26 @@ function said(parts: readonly (readonly [bigint, number])[], synthetic: bigint):
   return parts.reduce((all, [part, bit]) => ((synthetic & part) === 0n ? all : all | bit), 0) >>> 0;
 }
 
-function leaf(number: number, eax: number, ebx = 0, ecx = 0, edx = 0): CpuidEntry {
-  return { leaf: number, subleaf: 0, hasSubleaves: false, eax, ebx, ecx, edx };
-}
-
 /** Leaves 0x40000000 to 0x40000006 of a partition with these parts, bank 0 of WHV_SYNTHETIC_PROCESSOR_FEATURES. */
 export function interfaceLeaves(synthetic: bigint): CpuidEntry[] {
   const L = HV_CPUID_LEAF;
   const waits = (synthetic & S.WHV_SYNTHETIC_NotifyLongSpinWait) !== 0n;
   return [
-    leaf(
-      L.HYPERV_CPUID_VENDOR_AND_MAX_FUNCTIONS,
-      L.HYPERV_CPUID_HARDWARE_FEATURES,
-      L.HYPERV_SIGNATURE_EBX,
-      L.HYPERV_SIGNATURE_ECX,
-      L.HYPERV_SIGNATURE_EDX,
-    ),
-    leaf(L.HYPERV_CPUID_INTERFACE, L.HYPERV_INTERFACE_EAX),
-    leaf(L.HYPERV_CPUID_VERSION, 0),
-    leaf(
+    ...identityLeaves(L.HYPERV_CPUID_HARDWARE_FEATURES),
+    cpuidLeaf(
       L.HYPERV_CPUID_FEATURES,
       said(EAX, synthetic),
       said(EBX, synthetic),
       0,
       said(EDX, synthetic) | HV_FEATURES_EDX.HV_FEATURE_GUEST_CRASH_MSR_AVAILABLE,
     ),
-    leaf(
+    cpuidLeaf(
       L.HYPERV_CPUID_ENLIGHTMENT_INFO,
       said(RECOMMENDED, synthetic) | HV_RECOMMENDATIONS_EAX.HV_DEPRECATING_AEOI_RECOMMENDED,
       waits ? SPINS : NEVER,
     ),
-    leaf(L.HYPERV_CPUID_IMPLEMENT_LIMITS, NEVER, NEVER),
-    leaf(L.HYPERV_CPUID_HARDWARE_FEATURES, 0),
+    cpuidLeaf(L.HYPERV_CPUID_IMPLEMENT_LIMITS, NEVER, NEVER),
+    cpuidLeaf(L.HYPERV_CPUID_HARDWARE_FEATURES, 0),
   ];
 }
 
