@@ -2,8 +2,8 @@
  * `xenlighten console` on a console of Windows: Node.js for Windows gets Wine's console, which lies on a pseudo-terminal
  * that util-linux' script(1) makes; the guest at the other end of the control pipe is tests/windows/console-guest.js.
  *
- * Quirks: Ctrl-C is not typed: Wine's console makes it a signal whatever the console's mode is, while Windows gives it to a program
- * in raw mode. The end of `script`'s input would be typed as Ctrl-D: it is kept open.
+ * Quirks: Ctrl-C is not typed: Wine's console makes it a signal whatever the console's mode is, while Windows gives it to a
+ * program in raw mode. The end of `script`'s input would be typed as Ctrl-D: it is kept open.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
@@ -22,7 +22,7 @@ function shown(text) {
   return text.replaceAll(/\x1b\[[?0-9;]*[A-Za-z]/g, '').trim();
 }
 
-/** What is typed, and what the guest says then: its bytes, or what it is about. */
+/** What is typed, and what the guest says then: its bytes. */
 const KEYS = [
   ['a letter', 'a', '[61]'],
   ['Enter', '\r', '[0d]'],
@@ -37,7 +37,6 @@ class Talk {
   said = '';
 
   constructor(child) {
-    this.child = child;
     child.stdout.setEncoding('utf8');
     child.stdout.on('data', (text) => {
       this.said += text;

@@ -33,7 +33,8 @@ if (impossible !== undefined) {
       speed: IN_LAB ? 0.1 : SPEED,
       bellRounds: SLOW ? 200_000 : IN_LAB ? 500_000 : 5_000_000,
       kicksEachVp: true,
-      floodShare: IN_LAB ? 'here each wake-up of the main thread takes milliseconds, in three processes of Wine' : 0.6,
+      // Known to fail in the lab (0.9 to 0.98): a wake-up of the main thread takes milliseconds there, in three processes of Wine.
+      floodShare: IN_LAB ? 0.8 : 0.5,
       ...(SLOW ? { noTripleFault: 'who interprets ring 0 gives up earlier' } : {}),
       mostMemory: 6 * 2 ** 30,
     });
