@@ -7,6 +7,12 @@ import { buildGuest, loadGuest } from './guest/image';
 export type Command = keyof typeof COMMAND & string;
 
 const MIB = 2 ** 20;
+/** A wait that takes longer is reported, with what the VPs' areas say. */
+const LONG_MS = 45_000;
+const REPORTED = [
+  ...(['command', 'progress', 'wanted', 'seen', 'kicks', 'request', 'reply'] as const),
+  ...(['produced', 'consumed', 'fault'] as const),
+];
 
 export interface MachineOptions {
   readonly memoryBytes?: number;
@@ -30,6 +36,7 @@ export class Machine {
   onDoorbell: () => void = () => undefined;
   private readonly cpuid: ProcessorCpuid | undefined;
   private reportExit!: (exit: PartitionExit) => void;
+  private readonly reports: NodeJS.Timeout[] = [];
   private waiting: { condition: () => boolean; resolve: () => void }[] = [];
 
   constructor(create: CreatePartition, { memoryBytes = 64 * MIB, vpCount = 1, cpuid }: MachineOptions = {}) {
@@ -70,10 +77,13 @@ export class Machine {
 
   /** Resolves when the condition holds at a doorbell; rejects when the partition ends before. */
   async until(condition: () => boolean): Promise<void> {
+    const long = setTimeout(() => this.report(condition), LONG_MS);
+    this.reports.push(long);
     await new Promise<void>((resolve) => {
       this.waiting.push({ condition, resolve });
       this.check();
     });
+    clearTimeout(long);
     if (this.gone !== undefined && !condition()) throw new Error(`the partition ended: ${this.gone.message}`);
   }
 
@@ -144,8 +154,26 @@ export class Machine {
   }
 
   async end(): Promise<void> {
+    for (const long of this.reports) clearTimeout(long);
     await this.partition.stop();
     await this.memory.release();
+  }
+
+  /** Says what there is of a test that may wait for ever. */
+  private report(condition: () => boolean): void {
+    const control = (field: 'bell' | 'halt_spinning'): number =>
+      this.memory.load32(GUEST.GUEST_CONTROL + GuestControl.offsetOf(field));
+    const lines = [
+      `${this.partition.engine}: no doorbell for ${LONG_MS / 1000} s at which ${condition} (now: ${condition()}); ` +
+        `bell ${control('bell')}, halt_spinning ${control('halt_spinning')}, ${this.doorbells} doorbells`,
+    ];
+    const exits = this.partition.exits();
+    for (let vp = 0; vp < this.vpCount; vp++) {
+      const small = (['alive', 'kick'] as const).map((field) => `${field} ${this.get32(vp, field)}`);
+      const words = REPORTED.map((field) => `${field} ${this.get(vp, field)}`);
+      lines.push(`  VP ${vp}: ${[...small, ...words].join(', ')}, exits ${JSON.stringify(exits?.[vp])}`);
+    }
+    process.stderr.write(`${lines.join('\n')}\n`);
   }
 
   private check(): void {

@@ -23,6 +23,13 @@ static u32 this_vp(void)
 
 /* --- interrupts ------------------------------------------------------------------------------------------------------- */
 
+/* They are entered by way of their enter_... in start.S. */
+void on_kick(struct frame *frame);
+void on_timer(struct frame *frame);
+void on_ipi(struct frame *frame);
+void on_spurious(struct frame *frame);
+void on_unexpected(struct frame *frame);
+
 static void ring_once(void)
 {
     if (__atomic_exchange_n(&control()->bell, 1, __ATOMIC_SEQ_CST) == 0)
@@ -49,14 +56,14 @@ void serve_kick(u32 me)
                 platform->send_ipi(me, i, TRAP_VECTOR_KICK);
 }
 
-__attribute__((interrupt)) static void on_kick(struct frame *frame)
+__attribute__((interrupt)) void on_kick(struct frame *frame)
 {
     (void)frame;
     serve_kick(this_vp());
     platform->eoi();
 }
 
-__attribute__((interrupt)) static void on_timer(struct frame *frame)
+__attribute__((interrupt)) void on_timer(struct frame *frame)
 {
     (void)frame;
     struct guest_vp *vp = vp_block(this_vp());
@@ -66,7 +73,7 @@ __attribute__((interrupt)) static void on_timer(struct frame *frame)
 }
 
 /* Who was pinged answers with an IPI of the same vector; who waits for one takes it as the answer. */
-__attribute__((interrupt)) static void on_ipi(struct frame *frame)
+__attribute__((interrupt)) void on_ipi(struct frame *frame)
 {
     (void)frame;
     u32 me = this_vp();
@@ -81,13 +88,13 @@ __attribute__((interrupt)) static void on_ipi(struct frame *frame)
     }
 }
 
-__attribute__((interrupt)) static void on_spurious(struct frame *frame)
+__attribute__((interrupt)) void on_spurious(struct frame *frame)
 {
     (void)frame;
 }
 
 /* What random IPIs bring. */
-__attribute__((interrupt)) static void on_unexpected(struct frame *frame)
+__attribute__((interrupt)) void on_unexpected(struct frame *frame)
 {
     (void)frame;
     platform->eoi();
@@ -144,15 +151,16 @@ static void init_interrupts(u32 me)
 {
     struct gate *idt = (struct gate *)(area(me) + GUEST_PAGE_IDT);
     for (u32 vector = 16; vector < 256; vector++)
-        set_gate(idt, vector, on_unexpected);
+        set_gate(idt, vector, enter_unexpected);
     set_gate(idt, 3, on_bp);
     set_gate(idt, 6, on_ud);
     set_gate(idt, 13, on_gp);
     set_gate(idt, 14, on_pf);
-    set_gate(idt, TRAP_VECTOR_KICK, on_kick);
-    set_gate(idt, TRAP_VECTOR_TIMER, on_timer);
-    set_gate(idt, TRAP_VECTOR_IPI, on_ipi);
-    set_gate(idt, TRAP_VECTOR_SPURIOUS, on_spurious);
+    set_gate(idt, GUEST_VECTOR_NOTHING, enter_nothing);
+    set_gate(idt, TRAP_VECTOR_KICK, enter_kick);
+    set_gate(idt, TRAP_VECTOR_TIMER, enter_timer);
+    set_gate(idt, TRAP_VECTOR_IPI, enter_ipi);
+    set_gate(idt, TRAP_VECTOR_SPURIOUS, enter_spurious);
     load_idt(idt, 256 * sizeof(struct gate) - 1);
 }
 

@@ -2,6 +2,9 @@
 #ifndef GUEST_H
 #define GUEST_H
 
+/* An exception that interrupts raise themselves (start.S). No processor raises it any more, and no interrupt can have it. */
+#define GUEST_VECTOR_NOTHING 9
+
 #ifdef __ASSEMBLER__
 #include "offsets.h"
 #else
@@ -67,6 +70,7 @@ bool try_wrmsr(u32 msr, u64 value, u64 *fixup);
 bool try_rdmsr(u32 msr, u64 *value, u64 *fixup);
 bool try_hypercall(u64 control, u64 rdx, u64 r8, u64 *rax, u64 *fixup);
 extern u8 hypercall_page[];
+extern const u8 enter_kick[], enter_timer[], enter_ipi[], enter_spurious[], enter_unexpected[], enter_nothing[];
 void serve_kick(u32 me);
 
 static inline struct guest_control *control(void)

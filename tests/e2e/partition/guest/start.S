@@ -21,6 +21,25 @@ start:
         hlt
         jmp     1b
 
+        /*
+         * Interrupts begin with an exception of their own: the lab's emulator may otherwise deliver one a second time
+         * (CONTRIBUTING.md, "The lab"), and a VP or the host's whole processor can be lost by it.
+         */
+        .macro  ENTER name
+        .globl  enter_\name
+enter_\name:
+        int     $GUEST_VECTOR_NOTHING
+        jmp     on_\name
+        .endm
+        ENTER   kick
+        ENTER   timer
+        ENTER   ipi
+        ENTER   spurious
+        ENTER   unexpected
+        .globl  enter_nothing
+enter_nothing:
+        iretq
+
         .globl sti_hlt
 sti_hlt:
         sti
