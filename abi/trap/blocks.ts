@@ -227,7 +227,11 @@ export const TrapDomain = struct('trap_domain', SPEC, 0x10000, {
   trace_entries: { type: 'u32', offset: 152, doc: 'power of two' },
   trace_next: { type: 'u32', offset: 156, doc: 'T (locked)' },
   stop_request: { type: 'u32', offset: 160, doc: 'S: 1 asks every VP to park' },
-  bell: { type: 'u32', offset: 164, doc: 'T sets, S clears (locked): a doorbell is on its way' },
+  bell: {
+    type: 'u32',
+    offset: 164,
+    doc: 'T sets to 1, S clears (locked): a doorbell is on its way; TRAP_BELL_WATCHED: S looks at this word',
+  },
   evtchn_fifo: { type: 'u32', offset: 168, doc: 'S: 1 FIFO, 0 2-level' },
   ports_nr: { type: 'u32', offset: 172, doc: 'S0: valid ports (max_event_channels)' },
   start_rip: { type: 'u64', offset: 184, doc: 'S0: initial guest RIP, RSP, RSI of vCPU 0' },

@@ -135,6 +135,12 @@ export const TRAP_HV_PORT = constants(SPEC, {
   TRAP_BELL_PORT: 0x584,
 });
 
+/** trap_domain.bell: 0 nothing is on its way, 1 a doorbell is. */
+export const TRAP_BELL = constants(SPEC, {
+  /** The shim looks at the word for a while: a ring need only set it to 1. */
+  TRAP_BELL_WATCHED: 2,
+});
+
 export const TRAP_MBOX = constants(SPEC, {
   TRAP_MBOX_IDLE: 0,
   TRAP_MBOX_REQUEST: 1,
@@ -230,7 +236,7 @@ export const TRAP_FI = constants(SPEC, {
   TRAP_FI_PINNED: 0x200000000n,
   /** Someone is changing type or contents (spin; serve flushes meanwhile). */
   TRAP_FI_LOCKED: 0x400000000n,
-  /** Has been mapped without NX: an emulator may have translated what is in it. Never cleared. */
+  /** Has been mapped without NX: an emulator may have translated what is in it. Only the shim clears it (code-renewal.ts). */
   TRAP_FI_EXECUTABLE: 0x800000000n,
   /** Owner, bits 37:36: who the frame belongs to. */
   TRAP_FI_OWNER_SHIFT: 36,

@@ -26,6 +26,7 @@ const runner = (): typeof import('../domain/run-guest') => require('../domain/ru
 
 /** A day, in seconds, for 30 days: setTimeout counts no further. */
 const MAX_TIMEOUT_S = 2_000_000;
+const MAX_POLL_US = 100_000;
 
 export const declaration: CommandDecl = {
   name: 'run',
@@ -70,6 +71,10 @@ export const declaration: CommandDecl = {
     stats: { value: 'FILE.json', help: 'write counters of operations when the guest ends' },
     timeout: { value: 'SECONDS', help: 'end the guest after that time, with exit status 4' },
     cold: { value: 'LIST', help: 'hypercalls to be answered by the shim (mmu_update,event_channel_op.send; all)' },
+    poll: {
+      value: 'US',
+      help: "how long, in microseconds, the guest's next event is looked out for before sleeping (default 250; 0: never)",
+    },
     'log-file': { value: 'FILE', help: 'append the log to FILE as well, as JSON lines' },
     'log-level': { value: 'LEVEL', help: `${LOG_LEVELS.join('|')} (default warn)` },
   },
@@ -159,11 +164,13 @@ function engineOptions(args: Arguments): Required<Pick<RunOptions, 'engine' | 'f
 function runOptions(args: Arguments, uniqueName: boolean): RunOptions {
   const ring = choiceOption('guest-ring', args.text('guest-ring') ?? 'auto', ['auto', '1', '3']);
   const timeout = args.text('timeout');
+  const poll = args.text('poll');
   return {
     ...engineOptions(args),
     guestRing: ring === 'auto' ? 'auto' : ring === '1' ? 1 : 3,
     cpu: cpuModel(args.text('cpu')),
     cold: coldList().parseColdList(args.text('cold') ?? ''),
+    pollUs: poll === undefined ? undefined : numberOption('poll', poll, 0, MAX_POLL_US),
     timeoutMs: timeout === undefined ? undefined : numberOption('timeout', timeout, 1, MAX_TIMEOUT_S) * 1000,
     wantStats: args.text('stats') !== undefined,
     trace: args.text('trace'),

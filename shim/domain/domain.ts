@@ -9,6 +9,7 @@
  * A domain ends once: `ended` resolves with a DomainEnd, whatever happened, after the engine's process is gone.
  */
 import { randomUUID } from 'node:crypto';
+import { availableParallelism } from 'node:os';
 import pino, { type Logger } from 'pino';
 import {
   TRAP,
@@ -97,6 +98,8 @@ export interface DomainConfig {
   readonly trace?: string | undefined;
   /** User roots without the trap module's memory (ring 3); default: what the CPU needs. */
   readonly isolateUserRoots?: boolean | undefined;
+  /** How long after an event the next one is looked out for before this process sleeps: microseconds, 0 for never. */
+  readonly pollUs?: number | undefined;
   /** Default: auto. */
   readonly engine?: EngineChoice | undefined;
   /** Take the engine although it is not fit for use here; for tests. */
@@ -137,6 +140,7 @@ const FRAME_EXECUTABLE = Number(TRAP_FI.TRAP_FI_EXECUTABLE >> 32n);
 const STORE_PORT = 1;
 const CONSOLE_PORT = 2;
 const DEFAULT_PORTS = 1024;
+const DEFAULT_POLL_US = 250;
 /** Work of the event loop that takes longer is logged. */
 const STALL_MS = 50;
 /** How long the end of a crashed domain waits for vCPUs that run. */
@@ -243,7 +247,11 @@ export class Domain {
         this.vpStop.look();
       },
     };
-    this.mailboxes = new Mailboxes(memory, layout, (vp) => partition.kick(vp), handlers);
+    this.mailboxes = new Mailboxes(memory, layout, (vp) => partition.kick(vp), handlers, {
+      ms: (config.pollUs ?? DEFAULT_POLL_US) / 1000,
+      spare: availableParallelism() - layout.nrVps,
+      costlyKicks: partition.trapEngine === TRAP_ENGINE.TRAP_ENGINE_SOFT,
+    });
     this.vpStop = new VpStop({
       nrVps: layout.nrVps,
       request: (stop) => this.requestStop(stop),

@@ -27,6 +27,7 @@ export interface RunOptions {
   /** Processor model of the qemu engine; undefined: its default. */
   readonly cpu?: string | undefined;
   readonly cold: NonNullable<DomainConfig['cold']>;
+  readonly pollUs?: DomainConfig['pollUs'];
   readonly timeoutMs: number | undefined;
   readonly wantStats: boolean;
   /** File for a trace; the later lives of a domain that starts again write to FILE with .2, .3, ... before its ending. */
@@ -90,6 +91,7 @@ function domainConfig(guest: CompleteGuestConfig, options: RunOptions, disks: Gu
     forceEngine: options.forceEngine,
     guestRing: options.guestRing,
     cpu: options.cpu,
+    pollUs: options.pollUs,
     cold: options.cold,
     trace: traceFile(options.trace, life),
   };

@@ -4,8 +4,19 @@
  * A doorbell says nothing but "look": every VP's slot and the port bitmap are scanned, each request is copied once, and
  * its handler may answer at once or later. Requests are hostile input: unknown kinds and impossible states are ignored
  * or answered with -ENOSYS, and a slot is answered exactly once for each sequence number.
+ *
+ * Watching. A doorbell costs the guest an exit, and us a wake-up, which takes some 40 us where a processor of the host has
+ * gone to sleep: more than most of what is asked for. So when rings follow one another closely, the `bell` word is looked
+ * at for a while after each. It says WATCHED meanwhile, upon which the trap module takes a ring for being on its way, and
+ * rings none. Between two short looks the event loop has its turn, so that nothing else waits. As the trap module's
+ * poll_for_shim() (native/trap/events.c) in the other direction.
+ *
+ * Not where the host has no processor to spare for it. Kicks that go through another process (costlyKicks) need one as
+ * well: if there is just one, a kick ends the watch. What is answered so soon is answered before the vCPU that asked has
+ * gone to sleep, on the way to which it finds a raised port by itself; so while the bell is watched, such a kick waits for
+ * that a little.
  */
-import { TRAP, TRAP_MBOX, TrapDomain, TrapMailbox, TrapVp } from '../../abi/trap';
+import { TRAP, TRAP_BELL, TRAP_MBOX, TrapDomain, TrapMailbox, TrapVp } from '../../abi/trap';
 import type { GuestMemory } from './guest-memory';
 import type { TrapLayout } from './trap-layout';
 
@@ -39,6 +50,26 @@ export interface MailboxHandlers {
   rang?(): void;
 }
 
+const WATCHED = TRAP_BELL.TRAP_BELL_WATCHED;
+/** Of one look; the event loop has its turn after it. */
+const LOOK_MS = 0.02;
+/** How long a vCPU is given to find a raised port by itself where kicks are costly: emulated, 30 to 50 us go by. */
+const UNKICKED_MS = 0.06;
+/** Loads of the word between two readings of the clock. */
+const LOADS = 16;
+/** Rings in a millisecond that are found by watching. Who rings more is left to the doorbell, which has limits of its own. */
+const FOUND_PER_MS = 32;
+
+export interface WatchOptions {
+  /** How long after a ring, or an answer, the next ring is looked out for, in ms. 0: not at all. */
+  readonly ms: number;
+  /** Processors of the host beyond those that the VPs need. */
+  readonly spare: number;
+  /** A kick goes through another process, and takes longer than a vCPU takes to go to sleep. */
+  readonly costlyKicks: boolean;
+}
+
+const KICK = TrapVp.offsetOf('kick');
 const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
 
 export class Mailboxes {
@@ -46,13 +77,34 @@ export class Mailboxes {
   answered = 0;
   private closed = false;
   private held = false;
+  private readonly bellGpa: number;
+  private readonly watchMs: number;
+  private readonly costlyKicks: boolean;
+  private readonly watchesAfterKick: boolean;
+  /** The bell says WATCHED, or 1, and is looked at again. */
+  private watching: NodeJS.Immediate | undefined;
+  /** When something was last done for the guest, of performance.now(). */
+  private active = 0;
+  /** vCPUs with raised ports that have not been kicked for them, and since when. */
+  private readonly unkicked = new Set<number>();
+  private unkickedSince = 0;
+  /** Since the last ring, a VP has had to be woken. */
+  private kicked = false;
+  private millisecond = 0;
+  private found = 0;
 
   constructor(
     private readonly memory: GuestMemory,
     private readonly layout: TrapLayout,
-    private readonly kickVp: (vp: number) => void,
+    private readonly wakeVp: (vp: number) => void,
     private readonly handlers: MailboxHandlers,
-  ) {}
+    watch: WatchOptions = { ms: 0, spare: 0, costlyKicks: false },
+  ) {
+    this.bellGpa = layout.domainGpa + TrapDomain.offsetOf('bell');
+    this.watchMs = watch.spare > 0 ? watch.ms : 0;
+    this.costlyKicks = watch.costlyKicks;
+    this.watchesAfterKick = watch.spare > 1 || !watch.costlyKicks;
+  }
 
   private vpGpa(vcpu: number): number {
     return this.layout.vpsGpa + vcpu * TrapVp.size;
@@ -90,11 +142,57 @@ export class Mailboxes {
 
   /** To be called on every doorbell. */
   scan(): void {
+    this.answer(this.watching !== undefined || performance.now() - this.active < this.watchMs);
+  }
+
+  private answer(watch: boolean): void {
     if (this.closed) return;
-    // Before looking: whoever posts after this rings again.
-    this.memory.xchg32(this.layout.domainGpa + TrapDomain.offsetOf('bell'), 0);
+    // Before looking: whoever posts after this rings again, or is found.
+    this.memory.xchg32(this.bellGpa, watch ? WATCHED : 0);
+    this.kicked = false;
+    if (watch) this.watching ??= setImmediate(this.look);
     if (!this.held) this.serveAll();
     if (!this.closed) this.handlers.rang?.();
+    this.active = performance.now();
+  }
+
+  /** Looks out for a ring for a moment. */
+  private readonly look = (): void => {
+    this.watching = undefined;
+    if (this.closed) return;
+    const began = performance.now();
+    const over = began - this.active >= this.watchMs || this.held;
+    if (this.unkicked.size > 0 && (over || began - this.unkickedSince >= UNKICKED_MS)) this.kickUnkicked();
+    if (over || (this.kicked && !this.watchesAfterKick)) {
+      // A ring that came before this has been left to us.
+      if (this.memory.cas32(this.bellGpa, WATCHED, 0) !== WATCHED) this.answer(false);
+      return;
+    }
+    do {
+      for (let i = 0; i < LOADS; i++) {
+        if (this.memory.load32(this.bellGpa) === WATCHED) continue;
+        this.answer(this.mayFind(began));
+        return;
+      }
+      // A kick costs nothing where it is looked out for.
+      for (const vcpu of this.unkicked) if (this.memory.load32(this.vpGpa(vcpu) + KICK) !== 0) this.kickUnkicked();
+    } while (performance.now() - began < LOOK_MS);
+    this.watching = setImmediate(this.look);
+  };
+
+  private kickUnkicked(): void {
+    for (const vcpu of this.unkicked) {
+      const sel = this.vpGpa(vcpu) + TrapVp.offsetOf('raise_sel');
+      if (this.memory.load32(sel) !== 0 || this.memory.load32(sel + 4) !== 0) this.kick(vcpu);
+    }
+    this.unkicked.clear();
+  }
+
+  private mayFind(now: number): boolean {
+    const millisecond = Math.floor(now);
+    if (millisecond !== this.millisecond) this.found = 0;
+    this.millisecond = millisecond;
+    return ++this.found <= FOUND_PER_MS;
   }
 
   private serveAll(): void {
@@ -174,7 +272,7 @@ export class Mailboxes {
     memory.store32(at + TrapMailbox.offsetOf('reply_seq'), seq);
     memory.store32(at + TrapMailbox.offsetOf('state'), TRAP_MBOX.TRAP_MBOX_REPLY);
     this.answered++;
-    this.kickVp(vcpu);
+    this.wake(vcpu);
   }
 
   /** Makes `port` pending on `vcpu`: sets its bit and kicks, unless a kick is already on its way. */
@@ -184,12 +282,30 @@ export class Mailboxes {
     this.memory.or32(base + TrapVp.offsetOf('raise') + (port >> 5) * 4, 1 << (port & 31));
     const word = port >> 6;
     this.memory.or32(base + TrapVp.offsetOf('raise_sel') + (word >> 5) * 4, 1 << (word & 31));
-    this.kick(vcpu);
+    if (this.watching === undefined || !this.costlyKicks || !this.isAwake(vcpu)) {
+      this.kick(vcpu);
+      return;
+    }
+    this.active = performance.now();
+    if (this.unkicked.size === 0) this.unkickedSince = this.active;
+    this.unkicked.add(vcpu);
+  }
+
+  /** It neither sleeps nor looks out for a kick. */
+  private isAwake(vcpu: number): boolean {
+    const base = this.vpGpa(vcpu);
+    return this.memory.load32(base + KICK) === 0 && this.memory.load32(base + TrapVp.offsetOf('running')) !== 0;
   }
 
   /** Wakes a VP so that it looks at its state. */
   kick(vcpu: number): void {
     if (this.closed) return;
-    if (this.memory.xchg32(this.vpGpa(vcpu) + TrapVp.offsetOf('kick'), 1) === 0) this.kickVp(vcpu);
+    this.active = performance.now();
+    if (this.memory.xchg32(this.vpGpa(vcpu) + KICK, 1) === 0) this.wake(vcpu);
+  }
+
+  private wake(vcpu: number): void {
+    this.kicked = true;
+    this.wakeVp(vcpu);
   }
 }

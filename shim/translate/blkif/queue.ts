@@ -298,6 +298,11 @@ export class BlkifQueue {
     BlkifResponse.set.status(view, 0, status);
     this.o.ring.respond(this.response);
     if (this.serving || this.publishing) return;
+    if (this.inFlight <= 1) {
+      // Nothing else is with the VSP.
+      this.show();
+      return;
+    }
     // What else completes in this turn is shown with it.
     this.publishing = true;
     setImmediate(() => {

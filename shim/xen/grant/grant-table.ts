@@ -53,10 +53,35 @@ interface Active {
   writers: number;
 }
 
+/** One use of an active grant. */
+class Use implements AcquiredGrant {
+  readonly mfn: number;
+  readonly offset: number;
+  readonly length: number;
+  private held = true;
+  constructor(
+    private readonly table: GrantTable,
+    private readonly ref: number,
+    private readonly grant: Active,
+    private readonly write: boolean,
+  ) {
+    this.mfn = grant.mfn;
+    this.offset = grant.offset;
+    this.length = grant.length;
+  }
+
+  release(): void {
+    if (!this.held) return;
+    this.held = false;
+    this.table.released(this.ref, this.grant, this.write);
+  }
+}
+
 interface Entry {
   readonly flags: number;
   readonly domid: number;
-  readonly frame: bigint;
+  /** Exact below 2^53, which is far beyond any frame. */
+  readonly frame: number;
   readonly offset: number;
   readonly length: number;
 }
@@ -140,11 +165,11 @@ export class GrantTable {
     const flags = header & 0xffff;
     const domid = header >>> 16;
     if (this.version === 1) {
-      const frame = BigInt(this.d.memory.load32(this.v1At(ref) + 4) >>> 0);
+      const frame = this.d.memory.load32(this.v1At(ref) + 4) >>> 0;
       return { flags, domid, frame, offset: 0, length: PAGE_SIZE };
     }
     const at = this.v2At(ref);
-    const frame = this.d.memory.load64(at + 8);
+    const frame = Number(this.d.memory.load64(at + 8));
     if ((flags & GTF.GTF_sub_page) === 0) return { flags, domid, frame, offset: 0, length: PAGE_SIZE };
     const part = this.d.memory.load32(at + 4);
     return { flags, domid, frame, offset: part & 0xffff, length: part >>> 16 };
@@ -217,9 +242,9 @@ export class GrantTable {
     let grant = held;
     if (grant === undefined) {
       const entry = this.read(ref, this.d.memory.load32(this.headerAt(ref)) >>> 0);
-      const mfn = Number(entry.frame);
+      const mfn = entry.frame;
       const inside = entry.offset + entry.length <= PAGE_SIZE;
-      if (entry.frame >= BigInt(this.d.frames.nrFrames) || !this.d.frames.isOwned(mfn) || !inside) {
+      if (mfn >= this.d.frames.nrFrames || !this.d.frames.isOwned(mfn) || !inside) {
         this.changeStatus(ref, 0, GTF.GTF_reading | GTF.GTF_writing);
         return inside ? GNTST.GNTST_bad_page : GNTST.GNTST_general_error;
       }
@@ -233,21 +258,17 @@ export class GrantTable {
     }
     if (write) grant.writers++;
     else grant.readers++;
-    let released = false;
-    const use = grant;
-    return {
-      mfn: use.mfn,
-      offset: use.offset,
-      length: use.length,
-      release: () => {
-        if (released) return;
-        released = true;
-        if (write) use.writers--;
-        else use.readers--;
-        if (write && use.writers === 0) this.changeStatus(ref, 0, GTF.GTF_writing);
-        this.dropIfUnused(ref, use);
-      },
-    };
+    return new Use(this, ref, grant, write);
+  }
+
+  /** For Use: one use less. */
+  released(ref: number, grant: Active, write: boolean): void {
+    if (write) grant.writers--;
+    else grant.readers--;
+    if (grant.readers + grant.writers === 0) {
+      this.changeStatus(ref, 0, GTF.GTF_reading | GTF.GTF_writing);
+      this.active.delete(ref);
+    } else if (write && grant.writers === 0) this.changeStatus(ref, 0, GTF.GTF_writing);
   }
 
   private dropIfUnused(ref: number, grant: Active): void {
@@ -299,7 +320,7 @@ export class GrantTable {
         // What version 1 cannot express is refused: sub-pages, wide frames, transitive grants.
         const fullPage = type === GTF.GTF_permit_access && (entry.flags & GTF.GTF_sub_page) === 0;
         if (type !== GTF.GTF_invalid && !fullPage) return -E.XEN_EINVAL;
-        if (type !== GTF.GTF_invalid && entry.frame > 0xffff_ffffn) return -E.XEN_ERANGE;
+        if (type !== GTF.GTF_invalid && entry.frame > 0xffff_ffff) return -E.XEN_ERANGE;
       } else if (type !== GTF.GTF_invalid && type !== GTF.GTF_permit_access) {
         return -E.XEN_EINVAL;
       }
@@ -311,8 +332,8 @@ export class GrantTable {
     if (version === 2) this.growStatus();
     kept.forEach((entry, ref) => {
       if ((entry.flags & GTF.GTF_type_mask) === GTF.GTF_invalid) return;
-      if (version === 1) this.d.memory.store32(this.v1At(ref) + 4, Number(entry.frame & 0xffff_ffffn));
-      else this.d.memory.store64(this.v2At(ref) + 8, entry.frame);
+      if (version === 1) this.d.memory.store32(this.v1At(ref) + 4, entry.frame);
+      else this.d.memory.store64(this.v2At(ref) + 8, BigInt(entry.frame));
       this.d.memory.store32(this.headerAt(ref), (entry.flags | (entry.domid << 16)) >>> 0);
       const held = this.active.get(ref);
       if (held !== undefined) this.changeStatus(ref, GTF.GTF_reading | (held.writers > 0 ? GTF.GTF_writing : 0), 0);
