@@ -84,7 +84,7 @@ export class Mailboxes {
   /** The bell says WATCHED, or 1, and is looked at again. */
   private watching: NodeJS.Immediate | undefined;
   /** When something was last done for the guest, of performance.now(). */
-  private active = 0;
+  private active = Number.NEGATIVE_INFINITY;
   /** vCPUs with raised ports that have not been kicked for them, and since when. */
   private readonly unkicked = new Set<number>();
   private unkickedSince = 0;

@@ -12,9 +12,13 @@ const ENTRIES = DOMAIN + TrapDomain.offsetOf('renew');
 function world() {
   const memory = GuestMemory.plain([{ gpa: 0, size: 1 << 20 }]);
   let kicks = 0;
-  const renewal = new CodeRenewal(memory, { domainGpa: DOMAIN, frameInfoGpa: FRAME_INFO } as TrapLayout, () => {
-    kicks++;
-  });
+  const renewal = new CodeRenewal(
+    memory,
+    { domainGpa: DOMAIN, frameInfoGpa: FRAME_INFO, nrFrames: 256 } as TrapLayout,
+    () => {
+      kicks++;
+    },
+  );
   /** VP 0: takes the entries. */
   const vp0 = (): { gpa: number; bytes: number }[] => {
     const count = memory.getU32(COUNT);
@@ -98,4 +102,93 @@ test('at the end nobody waits', () => {
   renewal.renew([range(3)], () => done.push('c'));
   renewal.look();
   expect(done).toEqual(['a', 'b', 'c']);
+});
+
+describe('a page that is read into again and again', () => {
+  const PAGE = 7;
+  const TABLE = 9;
+  const NX = 1n << 63n;
+  const info = (mfn: number): number => FRAME_INFO + mfn * 8;
+  const isMarked = (memory: GuestMemory): boolean =>
+    (memory.getU64(info(PAGE)) & TRAP_FI.TRAP_FI_EXECUTABLE) === TRAP_FI.TRAP_FI_EXECUTABLE;
+  const search = async (): Promise<void> => {
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+  };
+
+  /** A marked page, and an L1 table that maps it so; renewed until it is worth a search, which is over. */
+  async function searched(entry: bigint, type = BigInt(TRAP_FI.TRAP_FI_L1), times = 16) {
+    const w = world();
+    w.memory.setU64(info(PAGE), TRAP_FI.TRAP_FI_EXECUTABLE | 5n);
+    w.memory.setU64(info(TABLE), (type << BigInt(TRAP_FI.TRAP_FI_TYPE_SHIFT)) | 1n);
+    w.memory.setU64(TABLE * 4096 + 511 * 8, (BigInt(PAGE) << 12n) | entry);
+    const renew = (bytes = 4096): void => {
+      let done = false;
+      w.renewal.renew([range(PAGE, bytes)], () => {
+        done = true;
+      });
+      w.vp0();
+      w.renewal.look();
+      expect(done).toBe(true);
+    };
+    for (let i = 0; i < times; i++) renew();
+    await search();
+    return { ...w, renew };
+  }
+
+  test.each([
+    ['is mapped with NX', 1n | NX],
+    ['was mapped', 0n],
+  ])('is forgotten when it %s: after it has been filled whole once more', async (_, entry) => {
+    const { memory, renewal, renew } = await searched(entry);
+    expect(isMarked(memory)).toBe(false);
+    expect(memory.getU64(info(PAGE)) & 0xffff_ffffn).toBe(5n);
+    expect(renewal.isNeeded(PAGE)).toBe(true);
+    renew(2048);
+    expect(renewal.isNeeded(PAGE)).toBe(true);
+    renew();
+    expect(renewal.isNeeded(PAGE)).toBe(false);
+  });
+
+  test('is not forgotten before it has been renewed often', async () => {
+    const { memory } = await searched(0n, BigInt(TRAP_FI.TRAP_FI_L1), 15);
+    expect(isMarked(memory)).toBe(true);
+  });
+
+  test.each(['read-only', 'writable'])('keeps its mark while an entry leaves it executable, %s', async (how) => {
+    const { memory, renewal, renew } = await searched(how === 'writable' ? 3n : 1n);
+    expect(isMarked(memory)).toBe(true);
+    renew();
+    expect(renewal.isNeeded(PAGE)).toBe(true);
+    // And is not searched for again soon.
+    for (let i = 0; i < 100; i++) renew();
+    await search();
+    expect(isMarked(memory)).toBe(true);
+  });
+
+  test('an entry in a page that is no table says nothing', async () => {
+    const { memory } = await searched(1n, BigInt(TRAP_FI.TRAP_FI_WRITABLE));
+    expect(isMarked(memory)).toBe(false);
+  });
+
+  test('that has become executable meanwhile needs it for good', async () => {
+    const { memory, renewal, renew } = await searched(0n);
+    memory.or32(info(PAGE) + 4, Number(TRAP_FI.TRAP_FI_EXECUTABLE >> 32n));
+    renew();
+    expect(renewal.isNeeded(PAGE)).toBe(true);
+  });
+
+  test('needs it during the search', async () => {
+    const w = world();
+    w.memory.setU64(info(PAGE), TRAP_FI.TRAP_FI_EXECUTABLE | 5n);
+    for (let i = 0; i < 16; i++) {
+      w.renewal.renew([range(PAGE)], () => undefined);
+      w.vp0();
+      w.renewal.look();
+    }
+    expect([isMarked(w.memory), w.renewal.isNeeded(PAGE)]).toEqual([false, true]);
+    // The domain ends, and its memory goes.
+    w.renewal.close();
+    await w.memory.release();
+    await search();
+  });
 });
