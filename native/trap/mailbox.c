@@ -3,7 +3,8 @@
  *
  * Each VP has one mailbox slot. A waiting VP counts as outside the guest: it halts, serves kicks and flushes, delivers
  * no upcall and holds no lock. The doorbell carries no information: it is rung when `bell` was clear, and the shim
- * clears it before it scans. In the other direction `kick` works the same way.
+ * clears it before it scans, or says there that it looks at the word for a while (TRAP_BELL_WATCHED), upon which nothing
+ * need be rung. In the other direction `kick` works the same way.
  */
 #include <stdarg.h>
 

@@ -31,6 +31,6 @@ export const QEMU_DEFECTS: readonly QemuDefect[] = [
   },
   {
     defect: 'code that another process writes is not noticed',
-    consequence: ['avoided: what a disk has read into a page that was ever executable is written once more, inside'],
+    consequence: ['avoided: what a disk has read into a page that was executable is written once more, inside'],
   },
 ];

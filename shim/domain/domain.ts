@@ -248,7 +248,8 @@ export class Domain {
       },
     };
     this.mailboxes = new Mailboxes(memory, layout, (vp) => partition.kick(vp), handlers, {
-      ms: (config.pollUs ?? DEFAULT_POLL_US) / 1000,
+      // Counts of instructions must not depend on who is quicker.
+      ms: config.icount === undefined ? (config.pollUs ?? DEFAULT_POLL_US) / 1000 : 0,
       spare: availableParallelism() - layout.nrVps,
       costlyKicks: partition.trapEngine === TRAP_ENGINE.TRAP_ENGINE_SOFT,
     });

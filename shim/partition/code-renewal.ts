@@ -40,8 +40,11 @@ const MAX_COUNTED = 65_536;
 /** A search takes the event loop for so long at a time, and of all time at most one part in SEARCH_SHARE. */
 const SEARCH_SLICE_MS = 0.5;
 const SEARCH_SHARE = 20;
-/** Frames between two looks at the clock. */
-const FRAMES_A_LOOK = 256;
+/** Frames that are searched for at a time. */
+const MAX_SEARCHED = 4096;
+/** Between two looks at the clock: frames, of which a table counts as many. */
+const FRAMES_A_LOOK = 512;
+const TABLE_WORK = 64;
 
 /** Bytes of guest memory, in one page; both multiples of 8. */
 export interface WrittenRange {
@@ -66,7 +69,7 @@ export class CodeRenewal {
   /** How often pages have been renewed. */
   private readonly counts = new Map<number, number>();
   /** Frames that are to be searched for next. */
-  private wanted = new Set<number>();
+  private readonly wanted = new Set<number>();
   /** Whose mark has been cleared, and which are renewed nevertheless: while they are searched for, and until the last time. */
   private readonly searched = new Set<number>();
   private readonly unreachable = new Set<number>();
@@ -124,18 +127,22 @@ export class CodeRenewal {
     this.searching = true;
     const began = performance.now();
     for (const mfn of this.wanted) {
+      if (this.searched.size === MAX_SEARCHED) break;
+      this.wanted.delete(mfn);
       this.counts.delete(mfn);
       this.searched.add(mfn);
       this.memory.and32(this.infoHigh(mfn), ~EXECUTABLE);
     }
-    this.wanted = new Set();
     let used = 0;
     for (let mfn = 0; mfn < this.layout.nrFrames && this.searched.size > 0; ) {
       const start = performance.now();
       let time = 0;
       while (time < SEARCH_SLICE_MS && mfn < this.layout.nrFrames) {
-        const end = Math.min(mfn + FRAMES_A_LOOK, this.layout.nrFrames);
-        for (; mfn < end; mfn++) if (this.isL1(mfn)) this.searchTable(mfn);
+        for (let left = FRAMES_A_LOOK; left > 0 && mfn < this.layout.nrFrames; mfn++, left--) {
+          if (!this.isL1(mfn)) continue;
+          this.searchTable(mfn);
+          left -= TABLE_WORK;
+        }
         time = performance.now() - start;
       }
       used += time;

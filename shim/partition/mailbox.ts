@@ -53,8 +53,13 @@ export interface MailboxHandlers {
 const WATCHED = TRAP_BELL.TRAP_BELL_WATCHED;
 /** Of one look; the event loop has its turn after it. */
 const LOOK_MS = 0.02;
-/** How long a vCPU is given to find a raised port by itself where kicks are costly: emulated, 30 to 50 us go by. */
-const UNKICKED_MS = 0.06;
+/**
+ * How long a vCPU is given to find a raised port by itself, where kicks are costly. Emulated, it is some 40 us from a
+ * request to its sleep; one that is kept busy by answers finds the next ones when it has done with them. The time is
+ * doubled when it was enough, and halved when it was not: a vCPU that goes on computing is not to wait for its disk.
+ */
+const MIN_PATIENCE_MS = 0.06;
+const MAX_PATIENCE_MS = 1;
 /** Loads of the word between two readings of the clock. */
 const LOADS = 16;
 /** Rings in a millisecond that are found by watching. Who rings more is left to the doorbell, which has limits of its own. */
@@ -70,6 +75,7 @@ export interface WatchOptions {
 }
 
 const KICK = TrapVp.offsetOf('kick');
+const RAISE_SEL = TrapVp.offsetOf('raise_sel');
 const MBOX_STATE = TrapVp.offsetOf('mbox') + TrapMailbox.offsetOf('state');
 
 export class Mailboxes {
@@ -88,6 +94,7 @@ export class Mailboxes {
   /** vCPUs with raised ports that have not been kicked for them, and since when. */
   private readonly unkicked = new Set<number>();
   private unkickedSince = 0;
+  private patience = MIN_PATIENCE_MS;
   /** Since the last ring, a VP has had to be woken. */
   private kicked = false;
   private millisecond = 0;
@@ -121,6 +128,12 @@ export class Mailboxes {
    */
   hold(): void {
     this.held = true;
+    if (this.unkicked.size > 0) this.kickUnkicked();
+    if (this.watching === undefined) return;
+    clearImmediate(this.watching);
+    this.watching = undefined;
+    // A ring that is found here is served by release(); but what a VP has done, as parking, is to be told.
+    if (this.memory.xchg32(this.bellGpa, 0) === 1) setImmediate(() => this.scan());
   }
 
   release(): void {
@@ -142,15 +155,18 @@ export class Mailboxes {
 
   /** To be called on every doorbell. */
   scan(): void {
-    this.answer(this.watching !== undefined || performance.now() - this.active < this.watchMs);
+    const now = performance.now();
+    // One that comes a little later would have been found: the doorbell takes its time.
+    const close = now - this.active < 1.5 * this.watchMs;
+    this.answer(this.watching !== undefined || (close && this.mayFind(now)));
   }
 
   private answer(watch: boolean): void {
     if (this.closed) return;
     // Before looking: whoever posts after this rings again, or is found.
-    this.memory.xchg32(this.bellGpa, watch ? WATCHED : 0);
+    this.memory.xchg32(this.bellGpa, watch && !this.held ? WATCHED : 0);
     this.kicked = false;
-    if (watch) this.watching ??= setImmediate(this.look);
+    if (watch && !this.held) this.watching ??= setImmediate(this.look);
     if (!this.held) this.serveAll();
     if (!this.closed) this.handlers.rang?.();
     this.active = performance.now();
@@ -161,9 +177,9 @@ export class Mailboxes {
     this.watching = undefined;
     if (this.closed) return;
     const began = performance.now();
-    const over = began - this.active >= this.watchMs || this.held;
-    if (this.unkicked.size > 0 && (over || began - this.unkickedSince >= UNKICKED_MS)) this.kickUnkicked();
-    if (over || (this.kicked && !this.watchesAfterKick)) {
+    const over = began - this.active >= this.watchMs || (this.kicked && !this.watchesAfterKick);
+    if (this.unkicked.size > 0 && (over || began - this.unkickedSince >= this.patience)) this.kickUnkicked();
+    if (over) {
       // A ring that came before this has been left to us.
       if (this.memory.cas32(this.bellGpa, WATCHED, 0) !== WATCHED) this.answer(false);
       return;
@@ -181,11 +197,19 @@ export class Mailboxes {
   };
 
   private kickUnkicked(): void {
+    let found = true;
     for (const vcpu of this.unkicked) {
-      const sel = this.vpGpa(vcpu) + TrapVp.offsetOf('raise_sel');
-      if (this.memory.load32(sel) !== 0 || this.memory.load32(sel + 4) !== 0) this.kick(vcpu);
+      const sel = this.vpGpa(vcpu) + RAISE_SEL;
+      if (this.memory.load32(sel) === 0 && this.memory.load32(sel + 4) === 0) continue;
+      found = false;
+      this.kick(vcpu);
     }
     this.unkicked.clear();
+    this.beMorePatient(found);
+  }
+
+  private beMorePatient(more: boolean): void {
+    this.patience = more ? Math.min(MAX_PATIENCE_MS, this.patience * 2) : Math.max(MIN_PATIENCE_MS, this.patience / 2);
   }
 
   private mayFind(now: number): boolean {
@@ -244,6 +268,8 @@ export class Mailboxes {
     const args: bigint[] = [];
     for (let i = 0; i < 6; i++) args.push(get.args(view, 0, i));
     const l4 = get.kernel_l4(view, 0);
+    // A call may take long.
+    if (this.unkicked.size > 0) this.kickUnkicked();
     const answer = this.handlers.call({
       vcpu,
       kind: get.kind(view, 0),
@@ -275,18 +301,26 @@ export class Mailboxes {
     this.wake(vcpu);
   }
 
-  /** Makes `port` pending on `vcpu`: sets its bit and kicks, unless a kick is already on its way. */
+  /**
+   * Makes `port` pending on `vcpu`: sets its bit and kicks, unless a kick is already on its way, or is left out for the
+   * moment (see above).
+   */
   raisePort(vcpu: number, port: number): void {
     if (this.closed || vcpu < 0 || vcpu >= this.layout.nrVps || port <= 0 || port >= TRAP.TRAP_MAX_PORTS) return;
     const base = this.vpGpa(vcpu);
     this.memory.or32(base + TrapVp.offsetOf('raise') + (port >> 5) * 4, 1 << (port & 31));
     const word = port >> 6;
-    this.memory.or32(base + TrapVp.offsetOf('raise_sel') + (word >> 5) * 4, 1 << (word & 31));
+    const before = this.memory.or32(base + RAISE_SEL + (word >> 5) * 4, 1 << (word & 31));
     if (this.watching === undefined || !this.costlyKicks || !this.isAwake(vcpu)) {
       this.kick(vcpu);
       return;
     }
     this.active = performance.now();
+    if (this.unkicked.has(vcpu) && before === 0) {
+      // It has found the last one.
+      this.unkicked.delete(vcpu);
+      this.beMorePatient(true);
+    }
     if (this.unkicked.size === 0) this.unkickedSince = this.active;
     this.unkicked.add(vcpu);
   }

@@ -14,7 +14,7 @@
  * Everything on the ring is hostile: a request is copied once, an indirect page is copied once, the copy is checked.
  * Grants are held from then until the VSP has answered. One turn of the event loop takes a bounded number of requests and
  * of pieces, and no more are taken while too many are with the VSP; responses that become ready in one turn are published
- * together.
+ * together, and at once when nothing else is under way.
  *
  * Quirks: the response to an indirect request names the operation inside. A segment's sectors count 512 bytes even on a disk with blocks of 4096; a piece that is no whole number of
  * blocks is an error then. A flush with segments (no front end sends one) is a flush followed by a write.
