@@ -75,6 +75,8 @@ export const GuestControl = struct('guest_control', SPEC, 64, {
   halt_spinning: { type: 'u32', offset: 12 },
   /** For the contended additions. */
   counter: { type: 'u32', offset: 16 },
+  /** The processor below may deliver an interrupt twice (start.S). */
+  interrupts_twice: { type: 'u32', offset: 20 },
 });
 
 export const GuestVp = struct('guest_vp', SPEC, 512, {

@@ -23,7 +23,7 @@ static u32 this_vp(void)
 
 /* --- interrupts ------------------------------------------------------------------------------------------------------- */
 
-/* They are entered by way of their enter_... in start.S. */
+/* Where interrupts may come twice, they are entered by way of their enter_... in start.S. */
 void on_kick(struct frame *frame);
 void on_timer(struct frame *frame);
 void on_ipi(struct frame *frame);
@@ -150,17 +150,18 @@ static void load_idt(void *table, u16 limit)
 static void init_interrupts(u32 me)
 {
     struct gate *idt = (struct gate *)(area(me) + GUEST_PAGE_IDT);
+    bool twice = control()->interrupts_twice;
     for (u32 vector = 16; vector < 256; vector++)
-        set_gate(idt, vector, enter_unexpected);
+        set_gate(idt, vector, twice ? (const void *)enter_unexpected : on_unexpected);
     set_gate(idt, 3, on_bp);
     set_gate(idt, 6, on_ud);
     set_gate(idt, 13, on_gp);
     set_gate(idt, 14, on_pf);
     set_gate(idt, GUEST_VECTOR_NOTHING, enter_nothing);
-    set_gate(idt, TRAP_VECTOR_KICK, enter_kick);
-    set_gate(idt, TRAP_VECTOR_TIMER, enter_timer);
-    set_gate(idt, TRAP_VECTOR_IPI, enter_ipi);
-    set_gate(idt, TRAP_VECTOR_SPURIOUS, enter_spurious);
+    set_gate(idt, TRAP_VECTOR_KICK, twice ? (const void *)enter_kick : on_kick);
+    set_gate(idt, TRAP_VECTOR_TIMER, twice ? (const void *)enter_timer : on_timer);
+    set_gate(idt, TRAP_VECTOR_IPI, twice ? (const void *)enter_ipi : on_ipi);
+    set_gate(idt, TRAP_VECTOR_SPURIOUS, twice ? (const void *)enter_spurious : on_spurious);
     load_idt(idt, 256 * sizeof(struct gate) - 1);
 }
 

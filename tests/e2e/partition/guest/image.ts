@@ -75,4 +75,5 @@ export function loadGuest(memory: GuestMemory, platform: number, vpCount: number
   const control = memory.view(abi.GUEST.GUEST_CONTROL, abi.GuestControl.size);
   abi.GuestControl.set.platform(control, 0, platform);
   abi.GuestControl.set.nr_vps(control, 0, vpCount);
+  abi.GuestControl.set.interrupts_twice(control, 0, process.env.XENLIGHTEN_LAB === undefined ? 0 : 1);
 }

@@ -22,8 +22,9 @@ start:
         jmp     1b
 
         /*
-         * Interrupts begin with an exception of their own: the lab's emulator may otherwise deliver one a second time
-         * (CONTRIBUTING.md, "The lab"), and a VP or the host's whole processor can be lost by it.
+         * Interrupts that begin with an exception of their own, where control.interrupts_twice says so: the lab's emulator
+         * may otherwise deliver one a second time (CONTRIBUTING.md, "The lab"). Not elsewhere: a KVM that interprets
+         * ring 0 does not know INT.
          */
         .macro  ENTER name
         .globl  enter_\name
