@@ -45,7 +45,7 @@ const SECTORS_PER_PAGE = PAGE_SIZE / BLKIF_SECTOR;
  * Requests taken in one turn of the event loop. What the VSP has answered by its end is shown then, so that the guest
  * takes the first answers while the next requests are served.
  */
-export const REQUESTS_PER_TURN = 4;
+export const REQUESTS_PER_TURN = 8;
 /**
  * Status of a flush that failed, a number that blkif.h does not know: Linux's blkfront takes BLKIF_RSP_ERROR of a flush
  * without segments for "not supported", tells whoever waits that all is well, and flushes no more. Anything else but
