@@ -64,8 +64,9 @@ static inline bool mfn_is_ours(u64 mfn)
  */
 extern bool mm_initial_tables;
 /*
- * A present L1 entry has replaced `old` (0: its whole table is new). What it leaves executable has been noted before (the
- * shim takes a note back only if it finds no such entry: code-renewal.ts), or is of the initial tables: Linux makes .rodata and the gaps beside it read-only, then NX, then frees the gaps.
+ * A present L1 entry has replaced `old` (0: its whole table is new). What it leaves executable has been noted before
+ * (the shim takes a note back only if it finds no such entry: code-renewal.ts), or is of the initial tables: Linux makes
+ * .rodata and the gaps beside it read-only, then NX, then frees the gaps.
  */
 static inline void mm_note_executable(u64 old, u64 entry)
 {

@@ -510,6 +510,7 @@ export class Domain {
 
   private quiesce(): void {
     this.mailboxes.hold();
+    this.renewal?.hold();
     this.storeRing.hold();
     this.console.hold();
     this.blocks.hold();
@@ -523,6 +524,7 @@ export class Domain {
       this.readyAt = performance.now() - Number(stoodAt) / 1e6;
       this.writeWallclock(stoodAt);
     }
+    this.renewal?.release();
     this.storeRing.release();
     this.console.release();
     this.blocks.release();

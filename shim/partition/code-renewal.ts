@@ -75,6 +75,9 @@ export class CodeRenewal {
   private readonly unreachable = new Set<number>();
   private searching = false;
   private nextSearch = 0;
+  /** While the domain is held, and what ends that. */
+  private held: Promise<void> | undefined;
+  private letGo = (): void => undefined;
 
   /** `kick`: makes VP 0 look. */
   constructor(
@@ -147,6 +150,7 @@ export class CodeRenewal {
       }
       used += time;
       await new Promise(setImmediate);
+      await this.held;
       if (this.closed) return;
     }
     for (const mfn of this.searched) this.unreachable.add(mfn);
@@ -193,9 +197,22 @@ export class CodeRenewal {
     if (!this.waiting && this.jobs.length > 0) this.give();
   }
 
+  /** The VPs have stopped for a while: a search that is under way waits until release(). */
+  hold(): void {
+    this.held ??= new Promise((resolve) => {
+      this.letGo = resolve;
+    });
+  }
+
+  release(): void {
+    this.held = undefined;
+    this.letGo();
+  }
+
   /** The VPs have stopped for good: nobody executes anything any more. */
   close(): void {
     this.closed = true;
+    this.release();
     for (const { done } of this.jobs.splice(0)) done();
   }
 

@@ -177,6 +177,34 @@ describe('a page that is read into again and again', () => {
     expect(renewal.isNeeded(PAGE)).toBe(true);
   });
 
+  test('is not searched for while the domain is held', async () => {
+    const w = world();
+    w.memory.setU64(info(PAGE), TRAP_FI.TRAP_FI_EXECUTABLE | 5n);
+    try {
+      for (let i = 0; i < 16; i++) {
+        w.renewal.renew([range(PAGE)], () => undefined);
+        w.vp0();
+        w.renewal.look();
+      }
+      w.renewal.hold();
+      await search();
+      expect(w.renewal.isNeeded(PAGE)).toBe(true);
+      w.renewal.renew([range(PAGE)], () => undefined);
+      w.vp0();
+      w.renewal.look();
+      // Still searched for, so that this was not its last time.
+      expect(w.renewal.isNeeded(PAGE)).toBe(true);
+      w.renewal.release();
+      await search();
+      w.renewal.renew([range(PAGE)], () => undefined);
+      w.vp0();
+      w.renewal.look();
+      expect(w.renewal.isNeeded(PAGE)).toBe(false);
+    } finally {
+      w.renewal.close();
+    }
+  });
+
   test('needs it during the search', async () => {
     const w = world();
     w.memory.setU64(info(PAGE), TRAP_FI.TRAP_FI_EXECUTABLE | 5n);
